@@ -1,0 +1,7 @@
+//! The hypervisor core: domains, vCPUs, guest memory, devices, and the introspection calls.
+
+pub mod addr;
+pub mod introspect;
+pub mod regs;
+
+pub use addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};

@@ -1,0 +1,2 @@
+//! The `kdd` binary.
+fn main() {}
