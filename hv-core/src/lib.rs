@@ -1,6 +1,8 @@
 //! The hypervisor core: domains, vCPUs, guest memory, devices, and the introspection calls.
 
 pub mod addr;
+pub mod engine;
+mod memory;
 pub mod introspect;
 pub mod regs;
 
