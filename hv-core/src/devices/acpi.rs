@@ -168,25 +168,25 @@ fn dsdt(vcpus: u32) -> Vec<u8> {
             "COM1",
             &serial,
             1,
-            vec![&IO::new(0x3f8, 0x3f8, 0, 8), &isa_interrupt(4)],
+            vec![&IO::new(0x3f8, 0x3f8, 1, 8), &isa_interrupt(4)],
         ),
         device(
             "COM2",
             &serial,
             2,
-            vec![&IO::new(0x2f8, 0x2f8, 0, 8), &isa_interrupt(3)],
+            vec![&IO::new(0x2f8, 0x2f8, 1, 8), &isa_interrupt(3)],
         ),
         device(
             "RTC_",
             &EISAName::new("PNP0B00"),
             0,
-            vec![&IO::new(0x70, 0x70, 0, 2), &isa_interrupt(8)],
+            vec![&IO::new(0x70, 0x70, 1, 2), &isa_interrupt(8)],
         ),
         device(
             "PEVT",
             &"QEMU0001",
             0,
-            vec![&IO::new(power::PVPANIC, power::PVPANIC, 0, 1)],
+            vec![&IO::new(power::PVPANIC, power::PVPANIC, 1, 1)],
         ),
     ]
     .map(Raw);

@@ -205,6 +205,7 @@ impl LocalApic {
             ((true, _), (false, false)) => self.init(),
             _ => {}
         }
+        // The BSP flag stays what it was at reset, so that no garbage makes two of them.
         self.base = (value & !BASE_BSP) | (self.base & BASE_BSP);
         self.update();
         Some(())
@@ -274,9 +275,11 @@ impl LocalApic {
 
     /// Sets the LINT0 pin.
     pub(super) fn set_lint0(&mut self, level: bool) -> Effect {
-        let rising = level && !self.lint0;
+        if level == self.lint0 {
+            return Effect::None;
+        }
         self.lint0 = level;
-        let effect = if rising {
+        let effect = if level {
             self.local_interrupt(LINT0)
         } else {
             Effect::None

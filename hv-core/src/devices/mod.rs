@@ -286,7 +286,8 @@ impl Platform {
     /// A read of `size` bytes: in the I/O APIC's page, or else in the page of the vCPU's own local APIC.
     pub fn mmio_read(&mut self, now: Ticks, vcpu: VcpuId, addr: GuestPhysAddr, size: u8) -> u64 {
         if addr.0 & !0xfff == ioapic::BASE {
-            return self.interrupts.ioapic.read(addr.0 & 0xfff).into();
+            let value = u64::from(self.interrupts.ioapic.read(addr.0 & 0xfff));
+            return value & (u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 8))));
         }
         let value = self.interrupts.lapics[vcpu.index()].mmio_read(now, addr.0 & 0xfff, size);
         self.find_deadline();

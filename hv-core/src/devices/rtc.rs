@@ -348,7 +348,12 @@ impl Rtc {
                 self.stop_or_go(now);
             }
             register::B => {
-                self.b = value;
+                // SET going high clears the update-ended interrupt enable.
+                self.b = if value & B_SET != 0 {
+                    value & !UPDATE_ENDED
+                } else {
+                    value
+                };
                 self.stop_or_go(now);
             }
             register::C | register::D => {}
