@@ -24,13 +24,11 @@ mod clock;
 mod interrupts;
 mod ioapic;
 mod lapic;
-mod lapic_timer;
 mod pic;
 mod pit;
 mod power;
 mod rtc;
 mod uart;
-mod vector_set;
 
 pub use uart::{INPUT_LIMIT, OUTPUT_LIMIT};
 
