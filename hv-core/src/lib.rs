@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod introspect;
+pub mod machine;
 pub mod regs;
 
 pub use addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
