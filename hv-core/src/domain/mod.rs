@@ -18,6 +18,8 @@ mod input;
 mod run_control;
 mod runner;
 mod saved;
+#[cfg(test)]
+mod tests;
 
 use crate::addr::DomId;
 use crate::hypervisor::Registry;
