@@ -19,7 +19,7 @@ pub struct DomainConfig {
     pub name: Option<String>,
     /// What it runs on.
     pub machine: MachineConfig,
-    /// Whether it starts with one pause held.
+    /// Whether it starts with one pause held: for those who subscribe to its events before its first instruction.
     pub paused: bool,
     /// Whether host time holds it back, as users expect of a machine; tests and benchmarks do without.
     pub throttle: bool,

@@ -126,12 +126,12 @@ impl Breakpoints for Domain {
         let id = BreakpointId(self.next_breakpoint.fetch_add(1, Relaxed));
         let mut guest = self.control.lock_guest();
         guest.insert_breakpoint(id, breakpoint);
-        lock(&self.breakpoints).insert(id.0);
+        lock(&self.breakpoints).insert(id);
         Ok(id)
     }
     fn remove_breakpoint(&self, id: BreakpointId) -> bool {
         let mut guest = self.control.lock_guest();
-        lock(&self.breakpoints).remove(&id.0);
+        lock(&self.breakpoints).remove(&id);
         guest.remove_breakpoint(id)
     }
 }

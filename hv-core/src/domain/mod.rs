@@ -8,7 +8,7 @@
 //!                 pauses, steps, hand-over    Machine     clock.rs: host time holds it back
 //! ```
 //!
-//! Nobody calls the machine but through [`RunControl`](run_control), and nothing here looks into it.
+//! Nobody calls the machine but through `RunControl`, and nothing here looks into it.
 
 mod calls;
 mod clock;
@@ -23,7 +23,7 @@ mod tests;
 
 use crate::addr::DomId;
 use crate::hypervisor::Registry;
-use crate::introspect::{Error, Result};
+use crate::introspect::{BreakpointId, Error, Result};
 use crate::machine::{Machine, MachineConfig, RestoreError};
 use run_control::{Condition, RunControl};
 use saved::Header;
@@ -105,7 +105,7 @@ pub struct Domain {
     control: Arc<RunControl<Machine>>,
     next_breakpoint: AtomicU64,
     /// Those that are inserted: a fork doesn't inherit them.
-    breakpoints: Mutex<BTreeSet<u64>>,
+    breakpoints: Mutex<BTreeSet<BreakpointId>>,
 }
 
 /// A domain in the making: all but its name and its run control.
@@ -131,11 +131,15 @@ impl Seed {
     /// Reads what [`Save::save`](crate::introspect::Save::save) wrote; the seed and the domain's name.
     pub(crate) fn read(reader: &mut dyn Read) -> std::result::Result<(Seed, String), DomainError> {
         let header = Header::read(reader)?;
+        let machine = Machine::restore(reader)?;
         let seed = Seed {
             id: header.id,
-            hardware: header.hardware,
+            hardware: Hardware {
+                vcpus: machine.vcpu_count(),
+                ..header.hardware
+            },
             throttle: header.throttle,
-            machine: Machine::restore(reader)?,
+            machine,
             condition: header.condition,
         };
         Ok((seed, header.name))
@@ -190,9 +194,10 @@ impl Domain {
         let mut guest = self.control.lock_guest();
         let mut machine = guest.fork();
         let condition = self.control.condition();
+        let breakpoints = lock(&self.breakpoints).clone();
         drop(guest);
-        for &breakpoint in lock(&self.breakpoints).iter() {
-            machine.remove_breakpoint(crate::introspect::BreakpointId(breakpoint));
+        for id in breakpoints {
+            machine.remove_breakpoint(id);
         }
         Seed {
             id,

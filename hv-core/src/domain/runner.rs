@@ -126,9 +126,19 @@ impl<G: Guest> Runner<'_, G> {
         shared.interrupt.store(false, SeqCst);
         let ticks = {
             let mut control = lock(&shared.control);
-            shared.runner_waits_no_more(&mut control);
             let called_off = !control.may_run() || shared.stopping();
-            if called_off || (!overdue && shared.waiters.load(SeqCst) > 0) {
+            if !called_off && !overdue && shared.waiters.load(SeqCst) > 0 {
+                return; // and still waits, so that it is overdue one day
+            }
+            shared.runner_waits_no_more(&mut control);
+            let lead = guest
+                .now()
+                .0
+                .saturating_sub(control.clock.allowed(Instant::now()).0);
+            if shared.throttle && lead > MAX_LEAD {
+                self.hold = control.clock.host_time(guest.now());
+            }
+            if called_off || self.hold.is_some() {
                 return;
             }
             if overdue || !control.condition.input.is_empty() {
@@ -168,11 +178,7 @@ impl<G: Guest> Runner<'_, G> {
         // A run that ended before it began says nothing: an idle guest is still owed the time that it slept.
         if self.idle_at != Some(at) {
             self.idle_at = None;
-            let now = Instant::now();
-            control.clock.limit_debt(at, now);
-            if self.shared.throttle && at.0.saturating_sub(control.clock.allowed(now).0) > MAX_LEAD {
-                self.hold = control.clock.host_time(at);
-            }
+            control.clock.limit_debt(at, Instant::now());
             control.condition.input.feed(guest);
         }
     }
