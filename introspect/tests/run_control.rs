@@ -6,6 +6,7 @@ use hv_core::introspect::{ControlRun, CrashReason, Event, StepMode, StepOutcome,
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::{Error, Target, TargetEvent};
 use scripted::{Heard, Scripted, at_breakpoint, breakpoint};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
 const VCPU: VcpuId = VcpuId(0);
@@ -168,6 +169,18 @@ fn a_late_hit_of_a_dead_sessions_breakpoint_disturbs_nobody() {
     domain.hit(id);
     assert_eq!(domain.pauses(), 0);
     assert_eq!(heard.take(), []);
+}
+
+#[test]
+fn a_breakpoint_that_is_hit_while_it_is_inserted_is_its_sessions() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let heard = Heard::default();
+    let a = target.attach("a", heard.sink());
+    domain.hit_at_once.store(true, Ordering::Relaxed);
+    let id = a.insert_breakpoint(breakpoint()).unwrap();
+    assert_eq!(heard.take(), [stopped(at_breakpoint(id), true)]);
+    assert!(a.holds());
 }
 
 #[test]

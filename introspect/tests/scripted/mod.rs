@@ -8,7 +8,7 @@ use hv_core::regs::Registers;
 use hv_core::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 use introspect::{EventSink as TargetSink, TargetEvent};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct Scripted {
     next_id: AtomicUsize,
     /// What the next calls of `step` return; then `Stepped`.
     pub steps: Mutex<VecDeque<StepOutcome>>,
+    /// A breakpoint is hit before `insert_breakpoint` has returned.
+    pub hit_at_once: AtomicBool,
     /// Only there to be read, as a crash dump.
     pub dump: bool,
     pub register_reads: AtomicUsize,
@@ -285,6 +287,9 @@ impl Breakpoints for Scripted {
     fn insert_breakpoint(&self, _: Breakpoint) -> Result<BreakpointId> {
         let id = BreakpointId(self.next_id.fetch_add(1, Ordering::Relaxed) as u64);
         self.breakpoints.lock().unwrap().insert(id);
+        if self.hit_at_once.load(Ordering::Relaxed) {
+            self.hit(id);
+        }
         Ok(id)
     }
     fn remove_breakpoint(&self, id: BreakpointId) -> bool {
