@@ -1,0 +1,95 @@
+//! Hexadecimal, by table: memory reads are mostly this.
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Two digits of every byte.
+static PAIRS: [[u8; 2]; 256] = {
+    let mut table = [[0; 2]; 256];
+    let mut i = 0;
+    while i < 256 {
+        table[i] = [DIGITS[i >> 4], DIGITS[i & 15]];
+        i += 1;
+    }
+    table
+};
+
+/// The value of every digit; 0xff for what is none.
+static VALUES: [u8; 256] = {
+    let mut table = [0xff; 256];
+    let mut i = 0;
+    while i < 10 {
+        table[b'0' as usize + i] = i as u8;
+        i += 1;
+    }
+    let mut i = 0;
+    while i < 6 {
+        table[b'a' as usize + i] = 10 + i as u8;
+        table[b'A' as usize + i] = 10 + i as u8;
+        i += 1;
+    }
+    table
+};
+
+/// The two digits of a byte.
+pub fn pair(byte: u8) -> [u8; 2] {
+    PAIRS[byte as usize]
+}
+
+/// The value of one digit.
+pub fn digit(byte: u8) -> Option<u8> {
+    let value = VALUES[byte as usize];
+    (value != 0xff).then_some(value)
+}
+
+/// Appends `bytes` as digits.
+pub fn encode(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() * 2);
+    for &byte in bytes {
+        out.extend_from_slice(&PAIRS[byte as usize]);
+    }
+}
+
+/// The bytes that an even number of digits stands for.
+pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+/// A number of 1 to 16 significant digits.
+pub fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, &byte| {
+        let digit = digit(byte)?;
+        (value >> 60 == 0).then_some(value << 4 | u64::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_back_as_bytes() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut text = Vec::new();
+        encode(&mut text, &all);
+        assert_eq!(decode(&text).as_deref(), Some(&all[..]));
+        assert_eq!(&text[..6], b"000102");
+    }
+
+    #[test]
+    fn what_is_no_number_is_none() {
+        assert_eq!(number(b"ffffffff81000000"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(number(b"00000ffffffff81000000"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(number(b"1ffffffff81000000"), None);
+        assert_eq!(number(b""), None);
+        assert_eq!(number(b"12g"), None);
+        assert_eq!(decode(b"123"), None);
+        assert_eq!(decode(b"0x"), None);
+    }
+}
