@@ -163,7 +163,7 @@ impl Table {
     fn take_out(&mut self, session: &Session, id: BreakpointId) {
         self.by_id.remove(&id);
         if let Err(error) = session.remove_breakpoint(id) {
-            tracing::warn!(session = session.id(), %error, "a breakpoint can't be removed");
+            tracing::warn!(session = %session.id(), %error, "a breakpoint can't be removed");
         }
     }
 
@@ -181,7 +181,7 @@ impl Table {
             Place::InAddressSpace(address, root) => address == rip && root.0 == registers.cr3 & !0xfff,
             Place::Physical(address) => target
                 .translate(AddressSpace::Vcpu(vcpu), rip)
-                .is_ok_and(|translation| translation.address == address),
+                .is_ok_and(|translation| translation.phys == address),
         };
         let mut context = AtRest {
             target,

@@ -13,7 +13,7 @@ pub use slot::{Refused, Slot};
 pub use table::TABLE;
 
 use hv_core::addr::VcpuId;
-use hv_core::introspect::{Introspect, ReadRegisters};
+use hv_core::introspect::Introspect;
 use hv_core::regs::Registers;
 
 /// The part of the description a register belongs to.
@@ -78,7 +78,7 @@ impl View<'_> {
     /// Reads a vCPU.
     ///
     /// # Errors
-    /// As [`ReadRegisters::registers`].
+    /// As `ReadRegisters::registers`.
     pub fn read(domain: &dyn Introspect, vcpu: VcpuId) -> hv_core::introspect::Result<View<'_>> {
         let registers = domain.registers(vcpu)?;
         Ok(View {

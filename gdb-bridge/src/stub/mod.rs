@@ -142,11 +142,7 @@ impl Stub {
             .map_err(|error| error.to_string())?;
         self.machine = Some(stub.run_state_machine(guest).map_err(|error| error.to_string())?);
         let thread = crate::guest::thread(guest.selected);
-        for body in [
-            "QStartNoAckMode".to_owned(),
-            format!("Hg{thread:x}"),
-            format!("Hc{thread:x}"),
-        ] {
+        for body in ["QStartNoAckMode".to_owned(), format!("Hg{thread:x}")] {
             self.feed(guest, body.as_bytes())?;
         }
         self.take();
@@ -271,7 +267,5 @@ fn vcpu(guest: &Guest, thread: Tid) -> Result<VcpuId, u8> {
 
 /// `E03`: there is no such thread (ESRCH as the protocol prints it).
 const NO_THREAD: u8 = 3;
-/// `E14`: memory that isn't there (EFAULT in decimal, as QEMU's stub answers).
-const NO_MEMORY: u8 = 0x14;
 /// `E22`: a value that isn't allowed (EINVAL in decimal).
 const REFUSED: u8 = 0x22;

@@ -1,7 +1,7 @@
-//! `g`, `G`, `p`, `P`, `M`, `X`, `T`, `qfThreadInfo`, `qThreadExtraInfo`, `qXfer:features:read`.
+//! `g`, `G`, `p`, `P`, `T`, `qfThreadInfo`, `qThreadExtraInfo`, `qXfer:features:read`.
 
 use super::arch::{RegisterFile, RegisterNumber, X86};
-use super::{NO_MEMORY, REFUSED, vcpu};
+use super::{REFUSED, vcpu};
 use crate::guest::Guest;
 use crate::registers::{TABLE, View, description};
 use crate::threads;
@@ -18,7 +18,7 @@ use gdbstub::target::ext::target_description_xml_override::{
 };
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use hv_core::addr::{GuestVirtAddr, VcpuId};
+use hv_core::addr::VcpuId;
 
 impl Target for Guest {
     type Arch = X86;
@@ -109,22 +109,14 @@ impl MultiThreadBase for Guest {
         Some(self)
     }
 
-    /// Not reached: `packets::memory` takes `m`.
-    fn read_addrs(&mut self, start: u64, data: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
-        match self.target.read_virtual(self.space(), GuestVirtAddr(start), data) {
-            Ok(done) => Ok(done),
-            Err(_) => Err(TargetError::Errno(NO_MEMORY)),
-        }
+    /// Not reached: memory is [`crate::packets`]' business.
+    fn read_addrs(&mut self, _: u64, _: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
+        Err(TargetError::NonFatal)
     }
 
-    fn write_addrs(&mut self, start: u64, data: &[u8], _: Tid) -> TargetResult<(), Self> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        match self.target.write_virtual(self.space(), GuestVirtAddr(start), data) {
-            Ok(done) if done == data.len() => Ok(()),
-            _ => Err(TargetError::Errno(NO_MEMORY)),
-        }
+    /// Not reached either.
+    fn write_addrs(&mut self, _: u64, _: &[u8], _: Tid) -> TargetResult<(), Self> {
+        Err(TargetError::NonFatal)
     }
 
     fn list_active_threads(&mut self, report: &mut dyn FnMut(Tid)) -> Result<(), String> {
