@@ -1,7 +1,7 @@
 //! The target description: the table as XML (GDB manual, appendix G).
 
 use super::{Feature, Register, TABLE};
-use hv_core::regs::{cr0, cr4, efer, rflags};
+use hv_core::regs::rflags;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
@@ -54,12 +54,7 @@ fn types(xml: &mut String, feature: Feature) {
             xml.push_str(VECTORS);
             flags(xml, "i386_mxcsr", 4, MXCSR);
         }
-        Feature::Segments => {}
-        Feature::System => {
-            flags(xml, "x86_cr0", 8, CR0);
-            flags(xml, "x86_cr4", 8, CR4);
-            flags(xml, "x86_efer", 8, EFER);
-        }
+        Feature::Segments | Feature::System => {}
     }
 }
 
@@ -110,48 +105,6 @@ const MXCSR: &[(&str, u64)] = &[
     ("PM", 1 << 12),
     ("RC", 3 << 13),
     ("FZ", 1 << 15),
-];
-
-const CR0: &[(&str, u64)] = &[
-    ("PE", cr0::PE),
-    ("MP", cr0::MP),
-    ("EM", cr0::EM),
-    ("TS", cr0::TS),
-    ("ET", cr0::ET),
-    ("NE", cr0::NE),
-    ("WP", cr0::WP),
-    ("AM", cr0::AM),
-    ("NW", cr0::NW),
-    ("CD", cr0::CD),
-    ("PG", cr0::PG),
-];
-
-const CR4: &[(&str, u64)] = &[
-    ("VME", cr4::VME),
-    ("PVI", cr4::PVI),
-    ("TSD", cr4::TSD),
-    ("DE", cr4::DE),
-    ("PSE", cr4::PSE),
-    ("PAE", cr4::PAE),
-    ("MCE", cr4::MCE),
-    ("PGE", cr4::PGE),
-    ("PCE", cr4::PCE),
-    ("OSFXSR", cr4::OSFXSR),
-    ("OSXMMEXCPT", cr4::OSXMMEXCPT),
-    ("UMIP", cr4::UMIP),
-    ("LA57", cr4::LA57),
-    ("FSGSBASE", cr4::FSGSBASE),
-    ("PCIDE", cr4::PCIDE),
-    ("OSXSAVE", cr4::OSXSAVE),
-    ("SMEP", cr4::SMEP),
-    ("SMAP", cr4::SMAP),
-];
-
-const EFER: &[(&str, u64)] = &[
-    ("SCE", efer::SCE),
-    ("LME", efer::LME),
-    ("LMA", efer::LMA),
-    ("NXE", efer::NXE),
 ];
 
 /// What gdb's own description of SSE says.

@@ -1,4 +1,7 @@
 //! The table itself: the order is the numbering, and part of the interface.
+//!
+//! CR0, CR4 and EFER are plain numbers and not flags types of 8 bytes, to which gdb refuses to assign a constant
+//! of 4 ("Invalid cast"): `set $cr0 = 0x80050033` shall work.
 
 use super::slot::{FS_BASE, GS_BASE, SegmentName, Slot};
 use super::{Feature, Register};
@@ -78,12 +81,12 @@ const ROWS: &[Register] = &[
     row("fs_base", 64, "int64", Segments, FS_BASE),
     row("gs_base", 64, "int64", Segments, GS_BASE),
     row("k_gs_base", 64, "int64", System, Slot::KernelGsBase),
-    row("cr0", 64, "x86_cr0", System, Slot::Cr0),
+    system("cr0", Slot::Cr0),
     system("cr2", Slot::Cr2),
     system("cr3", Slot::Cr3),
-    row("cr4", 64, "x86_cr4", System, Slot::Cr4),
+    system("cr4", Slot::Cr4),
     system("cr8", Slot::Cr8),
-    row("efer", 64, "x86_efer", System, Slot::Efer),
+    system("efer", Slot::Efer),
     stack("st0", 0),
     stack("st1", 1),
     stack("st2", 2),
