@@ -17,7 +17,7 @@ const LONGEST_BODY: usize = PACKET_SIZE + 64;
 /// What came in.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A whole packet; its body is [`Receiver::body`].
+    /// A whole packet; its body is to be had by [`Receiver::take_body`].
     Packet,
     /// A packet whose checksum is wrong.
     Damaged,
@@ -56,12 +56,7 @@ impl Receiver {
         }
     }
 
-    /// The body of the packet that [`Receiver::pump`] just told of.
-    pub fn body(&self) -> &[u8] {
-        &self.body
-    }
-
-    /// Takes the body out, to be given back with [`Receiver::recycle`].
+    /// The body of the packet that [`Receiver::pump`] just told of, to be given back with [`Receiver::recycle`].
     pub fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)
     }
@@ -142,29 +137,6 @@ pub fn unescape(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Shortens runs of one character (`0* ` is `0000`): most of a guest's memory is zeros, and a client reads
-/// what is sent byte by byte.
-pub fn run_lengths(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(body.len());
-    let mut rest = body;
-    while let [first, ..] = *rest {
-        // `~` (126) is the last printable count character: 97 repeats.
-        let run = rest.iter().take(98).take_while(|&&b| b == first).count();
-        let repeats = match run - 1 {
-            0..=2 => 0,
-            // `#` and `$` can't be counts.
-            6 | 7 => 5,
-            n => n,
-        };
-        out.push(first);
-        if repeats > 0 {
-            out.extend_from_slice(&[b'*', repeats as u8 + 29]);
-        }
-        rest = &rest[1 + repeats..];
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +150,7 @@ mod tests {
         let mut receiver = Receiver::new();
         assert!(inputs(&mut receiver, b"noise+$qSup").is_empty());
         assert_eq!(inputs(&mut receiver, b"ported#37"), [Input::Packet]);
-        assert_eq!(receiver.body(), b"qSupported");
+        assert_eq!(receiver.body, b"qSupported");
     }
 
     #[test]
@@ -192,7 +164,7 @@ mod tests {
     fn a_dollar_begins_a_new_packet_wherever_it_comes() {
         let mut receiver = Receiver::new();
         assert_eq!(inputs(&mut receiver, b"$broken$g#67"), [Input::Packet]);
-        assert_eq!(receiver.body(), b"g");
+        assert_eq!(receiver.body, b"g");
     }
 
     #[test]
@@ -202,7 +174,7 @@ mod tests {
         for _ in 0..10 * PACKET_SIZE {
             assert_eq!(receiver.pump(b'0'), None);
         }
-        assert!(receiver.body().len() <= LONGEST_BODY);
+        assert!(receiver.body.len() <= LONGEST_BODY);
         assert_eq!(inputs(&mut receiver, b"#00$g#67"), [Input::TooLong, Input::Packet]);
     }
 
@@ -219,26 +191,5 @@ mod tests {
         escape(&mut out, &all);
         assert_eq!(unescape(&out).as_deref(), Some(&all[..]));
         assert_eq!(unescape(b"}"), None);
-    }
-
-    #[test]
-    fn run_lengths_expand_to_what_they_were() {
-        for length in 1..400 {
-            let body = [vec![b'0'; length], b"12".to_vec()].concat();
-            let short = run_lengths(&body);
-            assert!(!short.contains(&b'#') && !short.contains(&b'$') && !short.contains(&b'-'));
-            let mut long: Vec<u8> = Vec::new();
-            let mut bytes = short.iter();
-            while let Some(&b) = bytes.next() {
-                match (b, long.last()) {
-                    (b'*', Some(&last)) => {
-                        let n = bytes.next().map_or(0, |n| n - 29);
-                        long.extend(std::iter::repeat_n(last, n as usize));
-                    }
-                    _ => long.push(b),
-                }
-            }
-            assert_eq!(long, body);
-        }
     }
 }

@@ -49,6 +49,49 @@ pub fn encode(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+/// As [`encode`], with runs of a digit shortened (`0* ` is `0000`): much of a guest's memory is zeros, and a client
+/// looks at every character that it receives.
+pub fn encode_runs(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len() * 2);
+    let mut rest = bytes;
+    while let [byte, ..] = *rest {
+        let [digit, low] = PAIRS[byte as usize];
+        let length = if digit == low { run(rest) } else { 1 };
+        if length == 1 {
+            out.extend_from_slice(&[digit, low]);
+        } else {
+            put_run(out, digit, length * 2);
+        }
+        rest = &rest[length..];
+    }
+}
+
+/// How many bytes at the start are equal; `bytes` isn't empty.
+fn run(bytes: &[u8]) -> usize {
+    let first = bytes[0];
+    let wide = [first; 32];
+    let (chunks, _) = bytes.as_chunks::<32>();
+    let whole = chunks.iter().take_while(|chunk| **chunk == wide).count() * 32;
+    whole + bytes[whole..].iter().take_while(|&&b| b == first).count()
+}
+
+/// Appends a digit `count` times.
+fn put_run(out: &mut Vec<u8>, digit: u8, mut count: usize) {
+    while count > 0 {
+        // `~` (126) is the last printable count, 97 repeats; `#` and `$` (6 and 7) can't be counts.
+        let repeats = match (count - 1).min(97) {
+            0..=2 => 0,
+            6 | 7 => 5,
+            n => n,
+        };
+        out.push(digit);
+        if repeats > 0 {
+            out.extend_from_slice(&[b'*', repeats as u8 + 29]);
+        }
+        count -= 1 + repeats;
+    }
+}
+
 /// The bytes that an even number of digits stands for.
 pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let (pairs, rest) = text.as_chunks::<2>();
@@ -80,6 +123,30 @@ mod tests {
         encode(&mut text, &all);
         assert_eq!(decode(&text).as_deref(), Some(&all[..]));
         assert_eq!(&text[..6], b"000102");
+    }
+
+    #[test]
+    fn shortened_runs_expand_to_what_they_were() {
+        for length in 1..400 {
+            for byte in [0, 0xff, 0x10] {
+                let bytes = [&[1, 2][..], &vec![byte; length], &[3, 0, 0, 4]].concat();
+                let mut short = Vec::new();
+                encode_runs(&mut short, &bytes);
+                assert!(!short.contains(&b'#') && !short.contains(&b'$'));
+                let mut long: Vec<u8> = Vec::new();
+                let mut characters = short.iter();
+                while let Some(&character) = characters.next() {
+                    match (character, long.last()) {
+                        (b'*', Some(&last)) => {
+                            let repeats = characters.next().map_or(0, |n| n - 29);
+                            long.extend(std::iter::repeat_n(last, repeats.into()));
+                        }
+                        _ => long.push(character),
+                    }
+                }
+                assert_eq!(decode(&long), Some(bytes));
+            }
+        }
     }
 
     #[test]

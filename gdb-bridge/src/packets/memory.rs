@@ -9,8 +9,8 @@ use crate::framing::{self, PACKET_SIZE};
 use crate::guest::Guest;
 use crate::hex;
 
-/// Answers from this length on have runs shortened.
-const LONG: usize = 64;
+/// Reads of so many bytes have runs shortened in their answers.
+const LONG: usize = 32;
 
 /// `m addr,length`: digits.
 pub fn read(guest: &mut Guest, range: &[u8]) -> Flow {
@@ -20,9 +20,10 @@ pub fn read(guest: &mut Guest, range: &[u8]) -> Flow {
     match guest.read_memory(address, bounded(length, PACKET_SIZE / 2)) {
         Some(bytes) => {
             let mut answer = Vec::new();
-            hex::encode(&mut answer, &bytes);
-            if answer.len() >= LONG {
-                answer = framing::run_lengths(&answer);
+            if bytes.len() < LONG {
+                hex::encode(&mut answer, &bytes);
+            } else {
+                hex::encode_runs(&mut answer, &bytes);
             }
             Flow::Answer(answer)
         }
