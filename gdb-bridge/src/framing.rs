@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn an_interrupt_counts_between_packets_only() {
         let mut receiver = Receiver::new();
-        assert_eq!(inputs(&mut receiver, b"\x03$X0,1:\x03#a4"), [Input::Interrupt, Input::Packet]);
+        assert_eq!(inputs(&mut receiver, b"\x03$X0,1:\x03#22"), [Input::Interrupt, Input::Packet]);
     }
 
     #[test]

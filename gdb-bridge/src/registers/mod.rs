@@ -187,7 +187,7 @@ mod tests {
                 "cr8" => 5,
                 "fop" => 0x7ab,
                 "fctrl" | "fstat" | "ftag" | "fiseg" | "foseg" => 0x1200,
-                "cs" | "ss" | "ds" | "es" | "fs" | "gs" | "ldtr" | "tr" => 0x33,
+                "cs" | "ss" | "ds" | "es" | "fs" | "gs" | "ldtr" | "tr" | "gdtr_limit" | "idtr_limit" => 0x33,
                 _ => odd,
             };
             register.slot.set(&mut registers, value).unwrap_or_else(|_| panic!("{}", register.name));
