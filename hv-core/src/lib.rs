@@ -1,6 +1,7 @@
 //! The hypervisor core: domains, vCPUs, guest memory, devices, and the introspection calls.
 
 pub mod addr;
+pub mod engine;
 pub mod introspect;
 pub mod regs;
 

@@ -1,0 +1,7 @@
+//! The software engine.
+
+pub mod float;
+pub mod simd;
+
+#[cfg(test)]
+mod host_tests;
