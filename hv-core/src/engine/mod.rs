@@ -2,6 +2,7 @@
 
 pub mod float;
 pub mod simd;
+pub mod x87;
 
 #[cfg(test)]
 mod host_tests;

@@ -5,6 +5,7 @@
 
 mod simd_float;
 mod simd_integer;
+mod x87;
 
 /// Whether the host has all that these tests use; prints SKIPPED if not.
 fn host_can() -> bool {

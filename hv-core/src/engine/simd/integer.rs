@@ -68,7 +68,7 @@ lanewise! {
     pmulld u32s gen32 |a, b| a.wrapping_mul(b);
     pmulhw u16s gen16 |a, b| ((a as i16 as i32 * b as i16 as i32) >> 16) as u16;
     pmulhuw u16s gen16 |a, b| ((a as u32 * b as u32) >> 16) as u16;
-    pmulhrsw u16s gen16 |a, b| (((a as i16 as i32 * b as i16 as i32 >> 14) + 1) >> 1) as u16;
+    pmulhrsw u16s gen16 |a, b| ((((a as i16 as i32 * b as i16 as i32) >> 14) + 1) >> 1) as u16;
     pmuludq u64s gen64 |a, b| (a as u32 as u64) * (b as u32 as u64);
     pmuldq u64s gen64 |a, b| (a as i32 as i64 * b as i32 as i64) as u64;
 }
