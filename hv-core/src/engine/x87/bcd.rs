@@ -45,7 +45,7 @@ impl X87 {
         }
         let mut packed = if x.sign { 1 << 79 } else { 0 };
         for i in 0..18 {
-            packed |= magnitude % 10 << (4 * i);
+            packed |= (magnitude % 10) << (4 * i);
             magnitude /= 10;
         }
         Some(packed)
