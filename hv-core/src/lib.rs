@@ -1,7 +1,9 @@
 //! The hypervisor core: domains, vCPUs, guest memory, devices, and the introspection calls.
 
 pub mod addr;
+pub mod devices;
 pub mod engine;
+mod memory;
 pub mod introspect;
 pub mod regs;
 
