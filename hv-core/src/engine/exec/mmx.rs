@@ -97,9 +97,9 @@ pub(crate) fn operation(m: M) -> Option<Operation> {
         M::Pshufw => Immediate(|_, b, imm| shuffle::pshuflw(b, imm)),
         M::Movd | M::Movq | M::Movntq => Special(moves),
         M::Pinsrw => Special(pinsrw),
-        M::Pextrw => Special(|cpu, _, i| {
-            to_register(cpu, i, |source| shuffle::pextrw(source, i.immediate(2) as u8))
-        }),
+        M::Pextrw => {
+            Special(|cpu, _, i| to_register(cpu, i, |source| shuffle::pextrw(source, i.immediate(2) as u8)))
+        }
         M::Pmovmskb => Special(|cpu, _, i| to_register(cpu, i, int::pmovmskb)),
         M::Maskmovq => Special(maskmovq),
         M::Emms => Special(|cpu, _, _| {

@@ -4,27 +4,34 @@
 //! FOP stays as it was, as on processors that keep it for unmasked exceptions only.
 
 use crate::engine::bus::Bus;
-use crate::engine::float::Format;
 use crate::engine::flags::Flags;
+use crate::engine::float::Format;
 use crate::engine::vcpu::{Exec, Mode, Vcpu, vector};
+use crate::engine::x87::arith::Arith;
 use crate::engine::x87::environment::{ENVIRONMENT_MAX, Layout, REGISTERS};
 use crate::engine::x87::load_store::Constant;
+use crate::engine::x87::state::Source;
 use crate::engine::x87::trigonometric::Trigonometric;
-use crate::engine::x87::{Arith, Source};
 use crate::regs::{X87, cr0, rflags, seg};
 use iced_x86::{Instruction, MemorySize, Mnemonic as M, OpKind, Register};
 
 /// Instructions that don't check for a pending exception.
 const fn is_non_waiting(m: M) -> bool {
     use M::*;
-    matches!(m, Fnclex | Fninit | Fnsave | Fnstcw | Fnstenv | Fnstsw | Fneni | Fndisi | Fnsetpm)
+    matches!(
+        m,
+        Fnclex | Fninit | Fnsave | Fnstcw | Fnstenv | Fnstsw | Fneni | Fndisi | Fnsetpm
+    )
 }
 
 /// Instructions that leave the last instruction and data pointers as they are.
 const fn is_control(m: M) -> bool {
     use M::*;
     is_non_waiting(m)
-        || matches!(m, Fclex | Finit | Fsave | Fstcw | Fstenv | Fstsw | Fldcw | Fldenv | Frstor | Wait | Feni | Fdisi)
+        || matches!(
+            m,
+            Fclex | Finit | Fsave | Fstcw | Fstenv | Fstsw | Fldcw | Fldenv | Frstor | Wait | Feni | Fdisi
+        )
 }
 
 /// Whether `m` is an x87 instruction.
@@ -33,13 +40,87 @@ pub(crate) const fn is_x87(m: M) -> bool {
     is_control(m)
         || matches!(
             m,
-            F2xm1 | Fabs | Fadd | Faddp | Fbld | Fbstp | Fchs | Fcmovb | Fcmovbe | Fcmove | Fcmovnb | Fcmovnbe
-                | Fcmovne | Fcmovnu | Fcmovu | Fcom | Fcomi | Fcomip | Fcomp | Fcompp | Fcos | Fdecstp | Fdiv | Fdivp
-                | Fdivr | Fdivrp | Ffree | Ffreep | Fiadd | Ficom | Ficomp | Fidiv | Fidivr | Fild | Fimul | Fincstp
-                | Fist | Fistp | Fisttp | Fisub | Fisubr | Fld | Fld1 | Fldl2e | Fldl2t | Fldlg2 | Fldln2 | Fldpi
-                | Fldz | Fmul | Fmulp | Fnop | Fpatan | Fprem | Fprem1 | Fptan | Frndint | Frstpm | Fscale | Fsetpm
-                | Fsin | Fsincos | Fsqrt | Fst | Fstp | Fstpnce | Fsub | Fsubp | Fsubr | Fsubrp | Ftst | Fucom
-                | Fucomi | Fucomip | Fucomp | Fucompp | Fxam | Fxch | Fxtract | Fyl2x | Fyl2xp1
+            F2xm1
+                | Fabs
+                | Fadd
+                | Faddp
+                | Fbld
+                | Fbstp
+                | Fchs
+                | Fcmovb
+                | Fcmovbe
+                | Fcmove
+                | Fcmovnb
+                | Fcmovnbe
+                | Fcmovne
+                | Fcmovnu
+                | Fcmovu
+                | Fcom
+                | Fcomi
+                | Fcomip
+                | Fcomp
+                | Fcompp
+                | Fcos
+                | Fdecstp
+                | Fdiv
+                | Fdivp
+                | Fdivr
+                | Fdivrp
+                | Ffree
+                | Ffreep
+                | Fiadd
+                | Ficom
+                | Ficomp
+                | Fidiv
+                | Fidivr
+                | Fild
+                | Fimul
+                | Fincstp
+                | Fist
+                | Fistp
+                | Fisttp
+                | Fisub
+                | Fisubr
+                | Fld
+                | Fld1
+                | Fldl2e
+                | Fldl2t
+                | Fldlg2
+                | Fldln2
+                | Fldpi
+                | Fldz
+                | Fmul
+                | Fmulp
+                | Fnop
+                | Fpatan
+                | Fprem
+                | Fprem1
+                | Fptan
+                | Frndint
+                | Frstpm
+                | Fscale
+                | Fsetpm
+                | Fsin
+                | Fsincos
+                | Fsqrt
+                | Fst
+                | Fstp
+                | Fstpnce
+                | Fsub
+                | Fsubp
+                | Fsubr
+                | Fsubrp
+                | Ftst
+                | Fucom
+                | Fucomi
+                | Fucomip
+                | Fucomp
+                | Fucompp
+                | Fxam
+                | Fxch
+                | Fxtract
+                | Fyl2x
+                | Fyl2xp1
         )
 }
 
@@ -61,7 +142,11 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         return control(cpu, bus, i);
     }
     let memory = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
-    if memory { with_memory(cpu, bus, i)? } else { with_stack(cpu, i)? }
+    if memory {
+        with_memory(cpu, bus, i)?
+    } else {
+        with_stack(cpu, i)?
+    }
     let f = &mut cpu.r.x87;
     (f.fip, f.fcs) = (i.ip(), cpu.r.segments[seg::CS].selector);
     if memory {
@@ -155,7 +240,12 @@ fn load_source(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Source> {
 }
 
 /// Stores a value the FPU gives, if it gives one; its state changes only once the store is done.
-fn store(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, value: impl FnOnce(&mut X87) -> Option<u128>) -> Exec {
+fn store(
+    cpu: &mut Vcpu,
+    bus: &mut Bus,
+    i: &Instruction,
+    value: impl FnOnce(&mut X87) -> Option<u128>,
+) -> Exec {
     let size = i.memory_size().size();
     let linear = cpu.memory_operand(i, size, true)?;
     let mut after = cpu.r.x87.clone();
@@ -191,7 +281,9 @@ fn with_memory(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         }
         M::Fcom | M::Fcomp | M::Ficom | M::Ficomp => {
             let source = load_source(cpu, bus, i)?;
-            cpu.r.x87.compare_memory(source, matches!(m, M::Fcomp | M::Ficomp));
+            cpu.r
+                .x87
+                .compare_memory(source, matches!(m, M::Fcomp | M::Ficomp));
         }
         M::Fbstp => return store(cpu, bus, i, X87::store_bcd),
         M::Fst | M::Fstp => {
@@ -203,7 +295,8 @@ fn with_memory(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         }
         M::Fist | M::Fistp | M::Fisttp => {
             return store(cpu, bus, i, |f| {
-                f.store_integer(bits, m == M::Fisttp, m != M::Fist).map(|value| value as u128)
+                f.store_integer(bits, m == M::Fisttp, m != M::Fist)
+                    .map(|value| value as u128)
             });
         }
         _ => return Err(cpu.undefined()),
@@ -224,7 +317,10 @@ fn with_stack(cpu: &mut Vcpu, i: &Instruction) -> Exec {
     let set = |flag: u64| flags & flag != 0;
     let f = &mut cpu.r.x87;
     if let Some(op) = arithmetic(m) {
-        let pop = matches!(m, M::Faddp | M::Fmulp | M::Fsubp | M::Fsubrp | M::Fdivp | M::Fdivrp);
+        let pop = matches!(
+            m,
+            M::Faddp | M::Fmulp | M::Fsubp | M::Fsubrp | M::Fdivp | M::Fdivrp
+        );
         f.arith_stack(op, first, last, pop);
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! agree bit by bit. On hosts that can't, the tests say SKIPPED.
 #![cfg(target_arch = "x86_64")]
 
+mod exec;
 mod simd_float;
 mod simd_integer;
 mod x87;

@@ -3,11 +3,12 @@
 
 use super::Random;
 use crate::engine::float::Format;
+use crate::engine::x87::arith::Arith;
 use crate::engine::x87::environment::Layout;
 use crate::engine::x87::load_store::Constant;
-use crate::engine::x87::state::fsw;
+use crate::engine::x87::state::{Source, fsw};
 use crate::engine::x87::trigonometric::Trigonometric;
-use crate::engine::x87::{Arith, Source};
+
 use crate::regs::X87;
 
 const ROUNDS: usize = 20_000;

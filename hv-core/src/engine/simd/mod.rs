@@ -23,5 +23,5 @@ pub mod shift;
 pub mod shuffle;
 pub mod vector;
 
-pub use env::{Env, Unmasked};
+pub use env::Env;
 pub use vector::Vector;

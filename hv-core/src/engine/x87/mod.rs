@@ -22,5 +22,4 @@ pub mod state;
 pub mod transcendental;
 pub mod trigonometric;
 
-pub use arith::Arith;
-pub use state::{INDEFINITE, Source, Tag};
+pub use state::INDEFINITE;

@@ -52,7 +52,11 @@ fn to_general(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 
 fn from_general(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let raw = cpu.read_operand(bus, i, 1)?;
-    let value = if Vcpu::operand_size(i, 1) == 8 { raw as i64 } else { raw as i32 as i64 };
+    let value = if Vcpu::operand_size(i, 1) == 8 {
+        raw as i64
+    } else {
+        raw as i32 as i64
+    };
     let single = i.mnemonic() == M::Cvtsi2ss;
     let a = cpu.r.xmm[xmm(i, 0)];
     let result = under_mxcsr(cpu, |e| {
@@ -76,7 +80,11 @@ fn from_mmx(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let b = mmx::read(cpu, bus, i, 1)?;
     let a = cpu.r.xmm[xmm(i, 0)];
     let result = under_mxcsr(cpu, |e| {
-        if single { low64(a, convert::cvtpi2ps(e, b)) } else { convert::cvtdq2pd(e, b) }
+        if single {
+            low64(a, convert::cvtpi2ps(e, b))
+        } else {
+            convert::cvtdq2pd(e, b)
+        }
     })?;
     cpu.r.xmm[xmm(i, 0)] = result;
     if enters {

@@ -56,8 +56,11 @@ pub(crate) fn operation(i: &Instruction) -> Option<Operation> {
     }
     let is_mm = |n: u32| n < i.op_count() && i.op_kind(n) == OpKind::Register && i.op_register(n).is_mm();
     let on_xmm = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Register && i.op_register(n).is_xmm());
-    if m == M::Emms || (!on_xmm && (is_mm(0) || is_mm(1))) {
-        return mmx::operation(m).map(Operation::Mmx);
+    // CVTPS2PI and its like have an MMX register too, and aren't among those.
+    if (m == M::Emms || (!on_xmm && (is_mm(0) || is_mm(1))))
+        && let Some(operation) = mmx::operation(m)
+    {
+        return Some(Operation::Mmx(operation));
     }
     integer::operation(m)
         .or_else(|| moves::operation(m))
@@ -123,8 +126,11 @@ pub(crate) fn run(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, operation: Ope
     let result = match operation {
         Operation::Special(f) => return f(cpu, bus, i),
         Operation::Shift(f) => {
-            let count =
-                if i.op_kind(1) == OpKind::Immediate8 { i.immediate(1) } else { source(cpu, bus, i, 1)? as u64 };
+            let count = if i.op_kind(1) == OpKind::Immediate8 {
+                i.immediate(1)
+            } else {
+                source(cpu, bus, i, 1)? as u64
+            };
             f(cpu.r.xmm[at], count)
         }
         _ => {

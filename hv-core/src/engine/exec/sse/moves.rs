@@ -12,7 +12,9 @@ use iced_x86::{Instruction, Mnemonic as M, OpKind};
 
 pub(super) fn operation(m: M) -> Option<Operation> {
     Some(match m {
-        M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => Special(aligned),
+        M::Movaps | M::Movapd | M::Movdqa | M::Movntps | M::Movntpd | M::Movntdq | M::Movntdqa => {
+            Special(aligned)
+        }
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => Special(unaligned),
         M::Movss | M::Movsd => Special(scalar),
         M::Movd | M::Movq => Special(zero_extended),
@@ -77,7 +79,11 @@ fn scalar(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let value = source(cpu, bus, i, 1)?;
     let to = xmm(i, 0);
     cpu.r.xmm[to] = if i.op1_kind() == OpKind::Register {
-        let low = if i.mnemonic() == M::Movss { u32::MAX as u128 } else { u64::MAX as u128 };
+        let low = if i.mnemonic() == M::Movss {
+            u32::MAX as u128
+        } else {
+            u64::MAX as u128
+        };
         cpu.r.xmm[to] & !low | value & low
     } else {
         value
@@ -88,7 +94,11 @@ fn scalar(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 /// MOVD, MOVQ with an XMM register on at least one side.
 fn zero_extended(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let from_xmm = i.op1_kind() == OpKind::Register && i.op1_register().is_xmm();
-    let value = if from_xmm { cpu.r.xmm[xmm(i, 1)] as u64 } else { cpu.read_operand(bus, i, 1)? };
+    let value = if from_xmm {
+        cpu.r.xmm[xmm(i, 1)] as u64
+    } else {
+        cpu.read_operand(bus, i, 1)?
+    };
     if i.op0_kind() == OpKind::Register && i.op0_register().is_xmm() {
         cpu.r.xmm[xmm(i, 0)] = value as u128;
         return Ok(());
@@ -161,7 +171,11 @@ fn extract(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 fn insertps(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let imm = i.immediate(2) as u8;
     let b = source(cpu, bus, i, 1)?;
-    let lane = if i.op1_kind() == OpKind::Register { (b >> (32 * (imm as u32 >> 6))) as u32 } else { b as u32 };
+    let lane = if i.op1_kind() == OpKind::Register {
+        (b >> (32 * (imm as u32 >> 6))) as u32
+    } else {
+        b as u32
+    };
     cpu.r.xmm[xmm(i, 0)] = shuffle::insertps(cpu.r.xmm[xmm(i, 0)], lane, imm);
     Ok(())
 }
@@ -173,14 +187,26 @@ fn maskmovdqu(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 
 /// Stores the bytes whose mask byte has its sign bit set at the address in DI, EDI or RDI. Bytes that aren't stored
 /// don't fault.
-pub(crate) fn masked_store(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, bytes: &[u8], mask: &[u8]) -> Exec {
+pub(crate) fn masked_store(
+    cpu: &mut Vcpu,
+    bus: &mut Bus,
+    i: &Instruction,
+    bytes: &[u8],
+    mask: &[u8],
+) -> Exec {
     let offset = match i.op0_kind() {
         OpKind::MemorySegDI => cpu.gpr[gpr::RDI] & 0xffff,
         OpKind::MemorySegEDI => cpu.gpr[gpr::RDI] & 0xffff_ffff,
         _ => cpu.gpr[gpr::RDI],
     };
     let segment = segment_index(i.memory_segment());
-    let chosen = || bytes.iter().zip(mask).enumerate().filter(|(_, (_, mask))| **mask >> 7 != 0);
+    let chosen = || {
+        bytes
+            .iter()
+            .zip(mask)
+            .enumerate()
+            .filter(|(_, (_, mask))| **mask >> 7 != 0)
+    };
     for (n, _) in chosen() {
         let linear = cpu.linear(segment, offset.wrapping_add(n as u64), 1, true)?;
         cpu.check_writable(bus, linear, 1)?;

@@ -18,7 +18,9 @@ pub(super) fn operation(m: M) -> Option<Operation> {
             cpu.write_operand(bus, i, 0, value)
         }),
         M::Ptest => Special(ptest),
-        M::Pcmpestri | M::Pcmpestri64 | M::Pcmpestrm | M::Pcmpestrm64 | M::Pcmpistri | M::Pcmpistrm => Special(strings),
+        M::Pcmpestri | M::Pcmpestri64 | M::Pcmpestrm | M::Pcmpestrm64 | M::Pcmpistri | M::Pcmpistrm => {
+            Special(strings)
+        }
         M::Crc32 => General(crc),
         M::Lfence
         | M::Mfence
