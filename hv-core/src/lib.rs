@@ -3,8 +3,10 @@
 pub mod addr;
 pub mod devices;
 pub mod engine;
-mod memory;
 pub mod introspect;
+pub mod machine;
+mod memory;
+pub mod load;
 pub mod regs;
 
 pub use addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};

@@ -175,6 +175,17 @@ impl GuestMemory {
         self.page(ram_frame).map(|page| unsafe { &*page.0.get() })
     }
 
+    /// Replaces the bytes of a RAM frame; false if there is no such frame.
+    pub(crate) fn fill_frame(&mut self, ram_frame: u64, bytes: &[u8; PAGE_SIZE]) -> bool {
+        if ram_frame >= self.total_frames {
+            return false;
+        }
+        let (pointer, _) = self.writable_page(ram_frame as usize);
+        // SAFETY: `pointer` is a whole page that nobody shares.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pointer, PAGE_SIZE) };
+        true
+    }
+
     /// How many RAM frames there are.
     pub(crate) fn ram_frames(&self) -> usize {
         self.total_frames as usize

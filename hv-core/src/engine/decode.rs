@@ -88,7 +88,7 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
         | CpuidFeature::PREFETCHW
         | CpuidFeature::PREFETCHWT1
         | CpuidFeature::HLE_or_RTM
-        | CpuidFeature::INTEL8086_OR_INTEL186_OR_CYRIX => true,
+        => true,
         CpuidFeature::SEP => model.leaf1_edx & f::SEP != 0,
         CpuidFeature::SSE3 => model.leaf1_ecx & f::SSE3 != 0,
         CpuidFeature::SSSE3 => model.leaf1_ecx & f::SSSE3 != 0,

@@ -91,7 +91,8 @@ fn alu_rr<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
 }
 
 fn alu_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
-    let r = alu(&mut cpu.flags, alu_of(O), get::<T>(cpu, op.dst), T::from_u64(op.imm));
+    let a = get::<T>(cpu, op.dst);
+    let r = alu(&mut cpu.flags, alu_of(O), a, T::from_u64(op.imm));
     if O != CMP {
         put(cpu, op.dst, r);
     }
@@ -100,7 +101,8 @@ fn alu_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
 
 fn alu_rm<T: Width, const O: u8>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let b = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
-    let r = alu(&mut cpu.flags, alu_of(O), get::<T>(cpu, op.dst), b);
+    let a = get::<T>(cpu, op.dst);
+    let r = alu(&mut cpu.flags, alu_of(O), a, b);
     if O != CMP {
         put(cpu, op.dst, r);
     }

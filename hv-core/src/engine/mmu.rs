@@ -477,6 +477,52 @@ impl Vcpu {
         Ok((pte & 0xffff_f000) | (linear & 0xfff))
     }
 
+    /// Translates for a reader that leaves no trace: no rights asked, no accessed bits set, no fault raised.
+    pub(crate) fn look_up(&self, bus: &Bus, linear: u64) -> Option<u64> {
+        if !self.paging() {
+            return Some(linear & 0xffff_ffff);
+        }
+        let (mut table, mut shift) = if self.long_mode() {
+            if !is_canonical(linear) {
+                return None;
+            }
+            (self.r.cr3 & PHYSICAL_MASK & !0xfff, 39)
+        } else if self.r.cr4 & cr4::PAE != 0 {
+            (self.r.cr3 & 0xffff_ffe0, 30)
+        } else {
+            return self.look_up_32(bus, linear);
+        };
+        loop {
+            let mask = if shift == 30 && !self.long_mode() { 3 } else { 0x1ff };
+            let value = bus.memory.read_u64(table + ((linear >> shift & mask) << 3))?;
+            if value & entry::P == 0 {
+                return None;
+            }
+            if shift == 12 || (value & entry::PS != 0 && shift < 39) {
+                let offset_mask = (1u64 << shift) - 1;
+                return Some((value & PHYSICAL_MASK & !0xfff & !offset_mask) | (linear & offset_mask));
+            }
+            table = value & PHYSICAL_MASK & !0xfff;
+            shift -= 9;
+        }
+    }
+
+    fn look_up_32(&self, bus: &Bus, linear: u64) -> Option<u64> {
+        let read = |address: u64| {
+            let pair = bus.memory.read_u64(address & !7)?;
+            Some((pair >> (8 * (address & 4))) & 0xffff_ffff)
+        };
+        let pde = read((self.r.cr3 & 0xffff_f000) + ((linear >> 22 & 0x3ff) << 2))?;
+        if pde & entry::P == 0 {
+            return None;
+        }
+        if pde & entry::PS != 0 && self.r.cr4 & cr4::PSE != 0 {
+            return Some((pde & 0xffc0_0000) | ((pde >> 13 & 0xff) << 32) | (linear & 0x3f_ffff));
+        }
+        let pte = read((pde & 0xffff_f000) + ((linear >> 12 & 0x3ff) << 2))?;
+        (pte & entry::P != 0).then_some((pte & 0xffff_f000) | (linear & 0xfff))
+    }
+
     /// SDM vol. 3A, 4.6.1: rights of a translation; `user` is an access made as user.
     fn check_rights(
         &mut self,

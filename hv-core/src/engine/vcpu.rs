@@ -156,6 +156,15 @@ impl Vcpu {
         cpu
     }
 
+    /// An equal vCPU with empty caches, for a fork.
+    pub(crate) fn copy(&self) -> Vcpu {
+        let mut copy = Vcpu::new(self.id, self.model.clone(), 0);
+        copy.load_registers(&self.registers());
+        copy.nmi_pending = self.nmi_pending;
+        copy.random = self.random;
+        copy
+    }
+
     /// The architectural state.
     pub(crate) fn registers(&self) -> Registers {
         let mut r = self.r.clone();

@@ -22,6 +22,11 @@ use super::vcpu::{Exec, Vcpu};
 use arith::Alu;
 use iced_x86::{Instruction, Mnemonic as M};
 
+/// The bits of MXCSR that may be set.
+pub(crate) const fn mxcsr_mask() -> u32 {
+    xsave::MXCSR_MASK
+}
+
 /// What comes after an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
