@@ -5,3 +5,6 @@ pub mod introspect;
 pub mod regs;
 
 pub use addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
+
+pub mod hypervisor;
+pub use hypervisor::{Domain, DomainConfig, GuestImage, Hypervisor, HypervisorError, MachineConfig};
