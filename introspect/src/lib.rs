@@ -1,76 +1,62 @@
-//! The dom0 side of a domain: one [`Target`] per domain, shared by all debuggers. Stub, replaced at merge.
-#![allow(missing_docs)]
+//! The dom0 side of a domain: one [`Target`] per domain, shared by every debugger that looks at it.
+//!
+//! ```text
+//!   gdb session      KD session      command line
+//!        │                │                │
+//!     Session          Session          Session       its own hold, its own breakpoints
+//!        └────────────────┼────────────────┘
+//!                       Target ───── virtual memory: walks the guest's page tables
+//!                         │  ▲
+//!    pause, step, insert  │  │  Stopped, Crashed, Console …
+//!                         ▼  │
+//!                 dyn Introspect (a domain: hv-core, another hypervisor, a dump file)
+//! ```
+//!
+//! **Run control.** The hypervisor's pause is counted. Each session holds the domain with a pause of its own, and
+//! the domain runs while nobody holds it. When the domain stops by itself, every attached session gets a hold
+//! before the stop's own pause is given back. A [`Session`] that is dropped takes its breakpoints and its hold
+//! with it, at whatever moment that happens.
+//!
+//! **What may not happen here.** No call into the domain and none of a session's sink is made with a lock of the
+//! target held: events arrive on the domain's own thread, while another thread may be waiting in `pause` for that
+//! one. Nothing here knows of an engine. Guest memory is hostile: every walk is bounded by the number of levels,
+//! every address is masked.
+//!
+//! ```
+//! use hv_core::introspect::{Breakpoint, BreakpointKind, Introspect, Place};
+//! use hv_core::{GuestVirtAddr, VcpuId};
+//! use introspect::{AddressSpace, Target, TargetEvent};
+//! use std::sync::Arc;
+//!
+//! fn look(domain: Arc<dyn Introspect>, address: GuestVirtAddr) -> Result<(), Box<dyn std::error::Error>> {
+//!     let target = Target::new(domain);
+//!     let session = target.attach("an example", Box::new(|event: &TargetEvent| println!("{event:?}")));
+//!     session.stop()?;
+//!     session.insert_breakpoint(Breakpoint {
+//!         place: Place::Virtual(address),
+//!         kind: BreakpointKind::Execute,
+//!         condition: None,
+//!     })?;
+//!     let mut code = [0; 16];
+//!     let got = target.read_virtual(AddressSpace::Vcpu(VcpuId(0)), address, &mut code)?;
+//!     println!("{:x?}", &code[..got]);
+//!     session.resume()?;
+//!     Ok(()) // the session ends: no breakpoint of it is left, and the domain runs
+//! }
+//! ```
 
-use hv_core::introspect::{Error, Introspect};
-use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
-use std::sync::Arc;
+mod error;
+mod event;
+mod hold;
+mod outbox;
+mod paging;
+mod session;
+mod target;
+mod virtual_memory;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AddressSpace {
-    Vcpu(VcpuId),
-    Physical,
-}
-
-/// One table entry that a walk read.
-#[derive(Clone, Debug)]
-pub struct WalkStep {
-    pub level: &'static str,
-    pub entry_address: GuestPhysAddr,
-    pub entry: u64,
-}
-
-/// Where a virtual address leads.
-#[derive(Clone, Debug)]
-pub struct Translation {
-    pub physical: GuestPhysAddr,
-    pub page_size: u64,
-    pub steps: Vec<WalkStep>,
-}
-
-#[derive(Clone, Debug)]
-pub struct SessionInfo {
-    pub id: u64,
-    pub description: String,
-}
-
-pub struct Target {
-    domain: Arc<dyn Introspect>,
-}
-
-impl Target {
-    pub fn new(domain: Arc<dyn Introspect>) -> Arc<Target> {
-        Arc::new(Target { domain })
-    }
-    pub fn domain(&self) -> &Arc<dyn Introspect> {
-        &self.domain
-    }
-    pub fn sessions(&self) -> Vec<SessionInfo> {
-        Vec::new()
-    }
-    pub fn read_virtual(&self, _: AddressSpace, at: GuestVirtAddr, buffer: &mut [u8]) -> Result<usize, Error> {
-        let wanted = buffer.len();
-        match self.domain.read_physical(GuestPhysAddr(at.0), buffer) {
-            Ok(()) => Ok(wanted),
-            Err(Error::NoMemory { done, .. }) if done > 0 => Ok(done),
-            Err(e) => Err(e),
-        }
-    }
-    pub fn write_virtual(&self, _: AddressSpace, at: GuestVirtAddr, bytes: &[u8]) -> Result<usize, Error> {
-        let memory = self.domain.write_memory().ok_or(Error::Unsupported {
-            domain: self.domain.id(),
-            what: "write memory",
-        })?;
-        match memory.write_physical(GuestPhysAddr(at.0), bytes) {
-            Ok(()) => Ok(bytes.len()),
-            Err(Error::NoMemory { done, .. }) if done > 0 => Ok(done),
-            Err(e) => Err(e),
-        }
-    }
-    pub fn translate(&self, _: AddressSpace, at: GuestVirtAddr) -> Result<Translation, Error> {
-        Ok(Translation {
-            physical: GuestPhysAddr(at.0),
-            page_size: 4096,
-            steps: Vec::new(),
-        })
-    }
-}
+pub use error::{Error, Fault, ReadError, TranslateError, WriteError};
+pub use event::{EventSink, TargetEvent};
+pub use paging::{Level, PagingMode, Translation};
+pub use session::{Session, SessionId, SessionInfo};
+pub use target::Target;
+pub use virtual_memory::AddressSpace;
