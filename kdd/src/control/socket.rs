@@ -39,7 +39,7 @@ pub enum BindError {
     #[error("the directory {} belongs to another user", .0.display())]
     NotOurs(PathBuf),
     /// The operating system says no.
-    #[error("{}: {1}", .0.display())]
+    #[error("{path}: {error}", path = .0.display(), error = .1)]
     Io(PathBuf, #[source] io::Error),
 }
 
