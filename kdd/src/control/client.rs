@@ -47,8 +47,12 @@ impl Client {
         }
         Err(match first_error {
             Some((path, error)) => unreachable(&path, &error),
-            None => Failure::new("control socket", "no place to look for it", "name it with --control")
-                .of_kind(FailureKind::Unreachable),
+            None => Failure::new(
+                "control socket",
+                "no place to look for it",
+                "name it with --control",
+            )
+            .of_kind(FailureKind::Unreachable),
         })
     }
 
@@ -85,10 +89,9 @@ impl Client {
     fn read_line(&mut self) -> Result<Vec<u8>, Failure> {
         let mut buffer = [0; 16384];
         loop {
-            let next = self
-                .lines
-                .next_line()
-                .map_err(|e| Failure::new("control socket", e, "use the same version of kdd on both sides"))?;
+            let next = self.lines.next_line().map_err(|e| {
+                Failure::new("control socket", e, "use the same version of kdd on both sides")
+            })?;
             if let Some(line) = next {
                 return Ok(line);
             }
@@ -120,14 +123,15 @@ impl Client {
     fn lost(&self, error: &io::Error) -> Failure {
         match (error.kind(), self.deadline) {
             (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some((_, limit))) => timed_out(limit),
-            (io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _) => {
-                Failure::new(
-                    "control socket",
-                    format_args!("the service at {} went away", self.path.display()),
-                    "look at its log, and start it again with 'kdd serve'",
-                )
-                .of_kind(FailureKind::Unreachable)
-            }
+            (
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset,
+                _,
+            ) => Failure::new(
+                "control socket",
+                format_args!("the service at {} went away", self.path.display()),
+                "look at its log, and start it again with 'kdd serve'",
+            )
+            .of_kind(FailureKind::Unreachable),
             _ => unreachable(&self.path, error),
         }
     }

@@ -83,7 +83,10 @@ mod tests {
     fn numbers_and_bytes_read_back_as_written() {
         let hex = Hex(0xffff_ffff_8100_0000);
         assert_eq!(serde_json::to_string(&hex).unwrap(), "\"0xffffffff81000000\"");
-        assert_eq!(serde_json::from_str::<Hex>("\"0xffffffff81000000\"").unwrap(), hex);
+        assert_eq!(
+            serde_json::from_str::<Hex>("\"0xffffffff81000000\"").unwrap(),
+            hex
+        );
         let bytes = HexBytes(vec![0, 0x1f, 0xff]);
         assert_eq!(serde_json::to_string(&bytes).unwrap(), "\"001fff\"");
         assert_eq!(serde_json::from_str::<HexBytes>("\"001fff\"").unwrap(), bytes);

@@ -238,7 +238,12 @@ mod tests {
         let path = scratch.0.join("notes.txt");
         fs::write(&path, "mine").unwrap();
         let error = PrivateListener::bind(&path).unwrap_err();
-        assert!(error.failure("serve", "--control").to_string().contains("no socket"));
+        assert!(
+            error
+                .failure("serve", "--control")
+                .to_string()
+                .contains("no socket")
+        );
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
 }

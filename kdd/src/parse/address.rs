@@ -41,10 +41,13 @@ pub fn hex_bytes(text: &str) -> Result<Vec<u8>, String> {
         .map(|c| c.to_digit(16).map(|d| d as u8).ok_or(c))
         .collect::<Result<_, char>>()
         .map_err(|c| format!("'{c}' is no hex digit: write bytes as 90 90 cc"))?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("an odd number of hex digits: write two for each byte".into());
     }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Ok(digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect())
 }
 
 #[cfg(test)]

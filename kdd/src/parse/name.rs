@@ -8,7 +8,11 @@ pub fn domain_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 64 {
         return Err("a name has 1 to 64 characters".into());
     }
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) || text.starts_with('-') {
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        || text.starts_with('-')
+    {
         return Err(format!(
             "'{text}' is no name: letters, digits, '.', '_' and '-' make one, and it doesn't start with '-'"
         ));

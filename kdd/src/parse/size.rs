@@ -65,7 +65,19 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_sentence() {
-        for text in ["", "M", "x", "-1M", "+1M", "1.5G", "0x", "1 G", "99999999999999999999", "é", "1é"] {
+        for text in [
+            "",
+            "M",
+            "x",
+            "-1M",
+            "+1M",
+            "1.5G",
+            "0x",
+            "1 G",
+            "99999999999999999999",
+            "é",
+            "1é",
+        ] {
             assert!(length(text).is_err(), "{text}");
         }
         assert!(length("99999999999G").unwrap_err().contains("2^64"));

@@ -62,7 +62,8 @@ impl ControlSession {
             Request::Reset { domain } => service.find(&domain)?.reset().map(done),
             Request::Destroy { domain } => {
                 let managed = service.find(&domain)?;
-                self.held.retain(|held| held.managed().domain().id() != managed.domain().id());
+                self.held
+                    .retain(|held| held.managed().domain().id() != managed.domain().id());
                 service.destroy(&managed).map(done)
             }
             Request::Gdb { domain, listen } => {

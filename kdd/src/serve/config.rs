@@ -65,7 +65,8 @@ pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
         .ok()
         .and_then(|path| path.parent().map(Path::to_owned))
         .unwrap_or_default();
-    parse_text(&text, &directory).map_err(|why| Failure::new(&what, why, "'kdd serve --help' shows an example"))
+    parse_text(&text, &directory)
+        .map_err(|why| Failure::new(&what, why, "'kdd serve --help' shows an example"))
 }
 
 fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String> {
@@ -81,7 +82,10 @@ fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String
         .enumerate()
         .map(|(index, table)| {
             let name = table.name.clone();
-            let which = name.map_or_else(|| format!("domain {}", index + 1), |name| format!("domain '{name}'"));
+            let which = name.map_or_else(
+                || format!("domain {}", index + 1),
+                |name| format!("domain '{name}'"),
+            );
             table.request(directory).map_err(|why| format!("{which}: {why}"))
         })
         .collect()

@@ -14,47 +14,53 @@ use std::sync::Arc;
 pub const DEFAULT_CPU: &str = "default";
 
 impl Service {
-    /// Creates a domain with its console and its endpoints: all of it, or nothing.
+    /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
     ///
     /// # Errors
     /// A file, a name, an address or a value that doesn't do, said so.
     pub fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
-        let CreateRequest {
-            guest,
-            name,
-            paused,
-            throttle,
-            console,
-            gdb,
-        } = request;
-        if let Some(name) = &name {
+        let paused = request.paused;
+        let managed = self.prepare(request)?;
+        self.start(&managed, paused)?;
+        Ok(managed)
+    }
+
+    /// As [`Service::create`], but it doesn't run before [`Service::start`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&self, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
+        if let Some(name) = &request.name {
             parse::domain_name(name).map_err(|why| Failure::new("create", why, "choose another --name"))?;
             self.check_name_is_free(name)?;
         }
-        let console = ConsoleSink::open(&console, &self.runtime)?;
+        let console = ConsoleSink::open(&request.console, &self.runtime)?;
         // It starts paused, so that nothing it prints and no stop of it is missed.
-        let (domain, guest) = match guest {
-            Guest::Linux(linux) => self.create_linux(linux, name, throttle)?,
-            Guest::Restore { path } => self.restore(&path, name)?,
+        let (domain, guest) = match request.guest {
+            Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
+            Guest::Restore { path } => self.restore(&path, request.name)?,
         };
         let managed = self.adopt(Managed::new(domain, guest, console, 1));
         managed.connect_console();
-        let start = || {
-            for address in &gdb {
-                self.listen(&managed, address)?;
+        for address in &request.gdb {
+            if let Err(failure) = self.listen(&managed, address) {
+                let _ = self.destroy(&managed);
+                return Err(failure);
             }
-            if paused {
-                self.hand_over_to_first_debugger(&managed);
-                Ok(())
-            } else {
-                managed.unpause()
-            }
-        };
-        if let Err(failure) = start() {
-            let _ = self.destroy(&managed);
-            return Err(failure);
         }
         Ok(managed)
+    }
+
+    /// Lets a prepared domain run; or, if it is to be `paused`, once its first debugger does so.
+    ///
+    /// # Errors
+    /// It has ended meanwhile.
+    pub fn start(&self, managed: &Arc<Managed>, paused: bool) -> Result<(), Failure> {
+        if paused {
+            self.hand_over_to_first_debugger(managed);
+            return Ok(());
+        }
+        managed.unpause()
     }
 
     fn create_linux(

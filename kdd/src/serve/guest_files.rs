@@ -18,7 +18,11 @@ pub(super) fn read(path: &Path, what: &str, memory_bytes: u64) -> Result<Arc<[u8
         .read_to_end(&mut bytes)
         .map_err(|e| cannot_open(&name, &e))?;
     if bytes.is_empty() {
-        return Err(Failure::new(name, "the file is empty", format_args!("name another {what}")));
+        return Err(Failure::new(
+            name,
+            "the file is empty",
+            format_args!("name another {what}"),
+        ));
     }
     if bytes.len() as u64 > memory_bytes {
         return Err(Failure::new(

@@ -107,7 +107,8 @@ impl Managed {
         if let (Some(events), Some(id)) = (self.domain.events(), self.subscription) {
             events.unsubscribe(id);
         }
-        self.lifecycle.send_if_modified(|now| end(now, Lifecycle::ShutDown));
+        self.lifecycle
+            .send_if_modified(|now| end(now, Lifecycle::ShutDown));
         self.console.close();
     }
 

@@ -91,6 +91,9 @@ impl Service {
     }
 
     /// Ends a domain with its endpoints and its console.
+    ///
+    /// # Errors
+    /// It is gone already.
     pub fn destroy(&self, managed: &Managed) -> Result<(), Failure> {
         let id = managed.domain().id();
         lock(&self.domains).remove(&id);

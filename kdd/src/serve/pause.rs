@@ -74,7 +74,10 @@ impl Managed {
     }
 
     fn is_alive(&self) -> bool {
-        matches!(self.domain().state(), DomainState::Running | DomainState::Paused(_))
+        matches!(
+            self.domain().state(),
+            DomainState::Running | DomainState::Paused(_)
+        )
     }
 
     fn check_alive(&self) -> Result<(), Failure> {

@@ -27,10 +27,9 @@ impl Service {
         if path.is_dir() {
             return Err(failed(&io::ErrorKind::IsADirectory.into()));
         }
-        let save = managed
-            .domain()
-            .save()
-            .ok_or_else(|| Failure::new(&what, "this domain can't be saved", "only one that runs here can"))?;
+        let save = managed.domain().save().ok_or_else(|| {
+            Failure::new(&what, "this domain can't be saved", "only one that runs here can")
+        })?;
         let unfinished = Unfinished::create(path).map_err(|e| failed(&e))?;
         let mut writer = BufWriter::with_capacity(
             1 << 20,
