@@ -54,7 +54,7 @@ pub struct PrivateListener {
 #[derive(Debug)]
 pub struct SocketPath {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 impl Drop for SocketPath {
@@ -65,8 +65,17 @@ impl Drop for SocketPath {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()))
+/// Device, inode, and when it was made: inode numbers are used again.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((
+        metadata.dev(),
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+    ))
 }
 
 impl PrivateListener {
