@@ -1,336 +1,333 @@
-//! Stub of the hypervisor: domains that hold memory and registers and run nothing. Replaced at merge.
+//! The hypervisor: the domains of this process, by id and by name.
 
-use crate::addr::{DomId, GuestPhysAddr, Ticks, VcpuId};
-use crate::introspect::*;
-use crate::regs::Registers;
-use std::collections::BTreeMap;
+use crate::addr::DomId;
+use crate::domain::{Domain, DomainError, Seed};
+use crate::introspect;
+use crate::machine::{CreateError, Machine, MachineConfig};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-/// The machine of a domain.
-#[allow(missing_docs)]
-#[derive(Clone, Debug)]
-pub struct MachineConfig {
-    pub memory_bytes: u64,
-    pub vcpus: u32,
-    pub seed: u64,
-    pub cpu_model: String,
-    pub debug_exit: Option<u16>,
-    pub guest: GuestImage,
-}
+/// Bytes in the longest name of a domain.
+const MAX_NAME: usize = 64;
 
-/// What is loaded.
-#[allow(missing_docs)]
-#[derive(Clone, Debug)]
-pub enum GuestImage {
-    Linux {
-        kernel: Arc<[u8]>,
-        initrd: Option<Arc<[u8]>>,
-        command_line: String,
-    },
-}
-
-/// A domain to create.
-#[allow(missing_docs)]
-#[derive(Clone, Debug)]
+/// A domain to be created.
 pub struct DomainConfig {
+    /// Its name; without one it becomes `domain-N`.
     pub name: Option<String>,
+    /// What it runs on.
     pub machine: MachineConfig,
+    /// Whether it starts with one pause held: for those who subscribe to its events before its first instruction.
     pub paused: bool,
+    /// Whether host time holds it back, as users expect of a machine; tests and benchmarks do without.
     pub throttle: bool,
 }
 
-/// Why a domain can't be had.
-#[allow(missing_docs)]
+/// Why the hypervisor refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
-    #[error("the name '{0}' is in use")]
-    NameInUse(String),
+    /// Another domain has this name.
+    #[error("the name '{name}' is in use by domain {domain}; choose another or destroy that domain")]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Who has it.
+        domain: DomId,
+    },
+    /// Another domain with this name is being created.
+    #[error("the name '{0}' is in use by a domain that is being created; choose another")]
+    NameReserved(String),
+    /// Nobody could type this name.
+    #[error(
+        "'{0}' can't be a domain's name: 1 to {MAX_NAME} bytes without spaces, control characters or slashes"
+    )]
+    BadName(String),
+    /// A saved domain is here already.
+    #[error("domain {id} ('{name}') is still here: destroy it before it is restored, or fork it")]
+    IdInUse {
+        /// Its id.
+        id: DomId,
+        /// Its name.
+        name: String,
+    },
+    /// No such domain.
     #[error("no domain {0}")]
-    NoSuchDomain(DomId),
-    #[error("{0}")]
-    Other(String),
+    NoDomain(DomId),
+    /// The machine can't be built.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// The saved state can't be restored.
+    #[error(transparent)]
+    Restore(#[from] DomainError),
+    /// The domain can't be started, or an introspection call failed.
+    #[error(transparent)]
+    Domain(#[from] introspect::Error),
 }
 
-/// All domains of a process.
+type Result<T> = std::result::Result<T, HypervisorError>;
+
+/// Holds domains. Those that are still here when it goes away end.
 #[derive(Default)]
 pub struct Hypervisor {
-    domains: Mutex<BTreeMap<DomId, Arc<Domain>>>,
-}
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
+    registry: Arc<Registry>,
 }
 
 impl Hypervisor {
-    /// An empty one.
-    pub fn new() -> Self {
-        Self::default()
+    /// One without domains.
+    pub fn new() -> Hypervisor {
+        Hypervisor::default()
     }
-    /// Creates a domain.
-    pub fn create(&self, config: DomainConfig) -> std::result::Result<Arc<Domain>, HypervisorError> {
-        let mut domains = lock(&self.domains);
-        let id = DomId(0x1000 + domains.len() as u64);
-        let name = config.name.unwrap_or_else(|| format!("domain-{id}"));
-        if domains.values().any(|d| d.name == name) {
-            return Err(HypervisorError::NameInUse(name));
+
+    /// Creates a domain; it runs at once unless it is to be paused.
+    ///
+    /// # Errors
+    /// When the name is taken or the machine can't be built.
+    pub fn create(&self, config: DomainConfig) -> Result<Arc<Domain>> {
+        let place = self.registry.reserve(config.name.as_deref())?;
+        let machine = Machine::new(&config.machine)?;
+        let seed = Seed::new(new_id(), machine, (&config.machine).into(), config.throttle);
+        place.fill(seed, config.paused)
+    }
+
+    /// Brings a saved domain back, with the id that it had; under another name if one is given.
+    ///
+    /// # Errors
+    /// When the state can't be read, the name is taken, or the domain is still here.
+    pub fn restore(&self, reader: &mut dyn Read, name: Option<&str>, paused: bool) -> Result<Arc<Domain>> {
+        let (seed, saved_name) = Seed::read(reader)?;
+        let place = self.registry.reserve(Some(name.unwrap_or(&saved_name)))?;
+        lock(&ISSUED).insert(seed.id().0);
+        place.fill(seed, paused)
+    }
+
+    /// A copy-on-write child of a domain: paused once, with an id of its own; without a name it gets one.
+    ///
+    /// # Errors
+    /// When the name is taken.
+    pub fn fork(&self, parent: &Domain, name: Option<&str>) -> Result<Arc<Domain>> {
+        self.registry.fork(parent, name)
+    }
+
+    /// The domain with this id.
+    pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.list().into_iter().find(|d| d.id() == id)
+    }
+
+    /// The domain with this name, or else the one whose id this is in hexadecimal.
+    pub fn find(&self, name_or_id: &str) -> Option<Arc<Domain>> {
+        let domains = self.list();
+        let digits = name_or_id.strip_prefix("0x").unwrap_or(name_or_id);
+        let id = u64::from_str_radix(digits, 16).ok().map(DomId);
+        let by_name = domains.iter().find(|d| d.name() == name_or_id);
+        by_name
+            .or_else(|| domains.iter().find(|d| Some(d.id()) == id))
+            .cloned()
+    }
+
+    /// All domains, oldest first.
+    pub fn list(&self) -> Vec<Arc<Domain>> {
+        lock(&self.registry.inner).domains.clone()
+    }
+
+    /// Ends a domain and forgets it; its name is free again.
+    ///
+    /// # Errors
+    /// [`HypervisorError::NoDomain`].
+    pub fn destroy(&self, id: DomId) -> Result<()> {
+        self.get(id).ok_or(HypervisorError::NoDomain(id))?.destroy();
+        Ok(())
+    }
+}
+
+impl Drop for Hypervisor {
+    fn drop(&mut self) {
+        for domain in self.list() {
+            domain.destroy();
         }
-        let domain = Arc::new(Domain {
-            id,
+    }
+}
+
+/// What a [`Hypervisor`] and its domains share: the list of domains.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    domains: Vec<Arc<Domain>>,
+    /// Names of domains that are being created.
+    reserved: HashSet<String>,
+    named: u64,
+}
+
+impl Inner {
+    fn check_free(&self, name: &str) -> Result<()> {
+        if let Some(domain) = self.domains.iter().find(|d| d.name() == name) {
+            return Err(HypervisorError::NameInUse {
+                name: name.to_owned(),
+                domain: domain.id(),
+            });
+        }
+        if self.reserved.contains(name) {
+            return Err(HypervisorError::NameReserved(name.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl Registry {
+    pub(crate) fn fork(self: &Arc<Self>, parent: &Domain, name: Option<&str>) -> Result<Arc<Domain>> {
+        let place = self.reserve(name)?;
+        let seed = parent.fork_seed(new_id());
+        place.fill(seed, true)
+    }
+
+    pub(crate) fn remove(&self, id: DomId) {
+        let mut inner = lock(&self.inner);
+        let gone: Vec<_> = inner.domains.extract_if(.., |d| d.id() == id).collect();
+        drop(inner); // the last handle of a domain waits for its runner
+        drop(gone);
+    }
+
+    /// Keeps a name for a domain that is being created.
+    fn reserve(self: &Arc<Self>, name: Option<&str>) -> Result<Place> {
+        let mut inner = lock(&self.inner);
+        let name = match name {
+            Some(name) => {
+                check_name(name)?;
+                inner.check_free(name)?;
+                name.to_owned()
+            }
+            None => loop {
+                inner.named += 1;
+                let name = format!("domain-{}", inner.named);
+                if inner.check_free(&name).is_ok() {
+                    break name;
+                }
+            },
+        };
+        inner.reserved.insert(name.clone());
+        Ok(Place {
+            registry: Arc::clone(self),
             name,
-            memory: Mutex::new(vec![0; config.machine.memory_bytes as usize]),
-            registers: Mutex::new(
-                (0..config.machine.vcpus)
-                    .map(|v| Registers::at_reset(v == 0))
-                    .collect(),
-            ),
-            pauses: Mutex::new(u32::from(config.paused)),
-            ended: Mutex::new(false),
-            sinks: Mutex::default(),
-        });
-        domains.insert(id, domain.clone());
+        })
+    }
+}
+
+/// A reserved name; given back if no domain comes of it.
+struct Place {
+    registry: Arc<Registry>,
+    name: String,
+}
+
+impl Place {
+    fn fill(self, seed: Seed, paused: bool) -> Result<Arc<Domain>> {
+        let id = seed.id();
+        let in_use = |inner: &Inner| match inner.domains.iter().find(|d| d.id() == id) {
+            Some(d) => Err(HypervisorError::IdInUse {
+                id,
+                name: d.name().to_owned(),
+            }),
+            None => Ok(()),
+        };
+        in_use(&lock(&self.registry.inner))?;
+        // Listed before it runs, so that whoever hears of it finds it.
+        let domain = seed.grow(self.name.clone(), Arc::downgrade(&self.registry));
+        {
+            let mut inner = lock(&self.registry.inner);
+            in_use(&inner)?;
+            inner.domains.push(Arc::clone(&domain));
+        }
+        if !paused && let Err(e) = introspect::ControlRun::unpause(&*domain) {
+            domain.destroy();
+            return Err(e.into());
+        }
         Ok(domain)
     }
-    /// Restores a saved domain.
-    pub fn restore(
-        &self,
-        mut reader: impl std::io::Read,
-        name: Option<String>,
-        paused: bool,
-    ) -> std::result::Result<Arc<Domain>, HypervisorError> {
-        let mut text = String::new();
-        reader
-            .read_to_string(&mut text)
-            .map_err(|e| HypervisorError::Other(e.to_string()))?;
-        let memory_bytes = text
-            .trim()
-            .parse()
-            .map_err(|_| HypervisorError::Other("not a saved domain".into()))?;
-        self.create(DomainConfig {
-            name,
-            machine: MachineConfig {
-                memory_bytes,
-                vcpus: 1,
-                seed: 0,
-                cpu_model: String::new(),
-                debug_exit: None,
-                guest: GuestImage::Linux {
-                    kernel: Arc::from([]),
-                    initrd: None,
-                    command_line: String::new(),
-                },
-            },
-            paused,
-            throttle: true,
-        })
-    }
-    /// A domain by its id.
-    pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
-        lock(&self.domains).get(&id).cloned()
-    }
-    /// Every domain.
-    pub fn list(&self) -> Vec<Arc<Domain>> {
-        lock(&self.domains).values().cloned().collect()
-    }
-    /// Ends and forgets a domain.
-    pub fn destroy(&self, id: DomId) -> std::result::Result<(), HypervisorError> {
-        let domain = lock(&self.domains)
-            .remove(&id)
-            .ok_or(HypervisorError::NoSuchDomain(id))?;
-        let _ = ControlRun::destroy(&*domain);
-        Ok(())
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.registry.inner).reserved.remove(&self.name);
     }
 }
 
-/// A domain.
-pub struct Domain {
-    id: DomId,
-    name: String,
-    memory: Mutex<Vec<u8>>,
-    registers: Mutex<Vec<Registers>>,
-    pauses: Mutex<u32>,
-    ended: Mutex<bool>,
-    sinks: Mutex<Vec<Arc<EventSink>>>,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Domain {
-    fn emit(&self, event: &Event) {
-        let sinks = lock(&self.sinks).clone();
-        for sink in sinks {
-            sink(event);
+fn check_name(name: &str) -> Result<()> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+    if name.is_empty() || name.len() > MAX_NAME || name.contains(bad) {
+        return Err(HypervisorError::BadName(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Every id that this process has seen.
+static ISSUED: Mutex<std::collections::BTreeSet<u64>> = Mutex::new(std::collections::BTreeSet::new());
+
+/// An id that nobody can guess and that this process has never used.
+fn new_id() -> DomId {
+    let mut issued = lock(&ISSUED);
+    loop {
+        // The keys of a `RandomState` come from the operating system's randomness.
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_usize(issued.len());
+        if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            hasher.write_u128(now.as_nanos());
         }
-    }
-    fn range(&self, address: GuestPhysAddr, wanted: usize) -> (usize, usize) {
-        let size = lock(&self.memory).len() as u64;
-        let start = address.0.min(size);
-        let end = address.0.saturating_add(wanted as u64).min(size);
-        (start as usize, end as usize)
-    }
-}
-
-impl ReadMemory for Domain {
-    fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
-        let (start, end) = self.range(address, buffer.len());
-        let done = end - start;
-        buffer[..done].copy_from_slice(&lock(&self.memory)[start..end]);
-        if done < buffer.len() {
-            return Err(Error::NoMemory {
-                domain: self.id,
-                address: address.wrapping_add(done as u64),
-                done,
-                wanted: buffer.len(),
-            });
-        }
-        Ok(())
-    }
-    fn memory_regions(&self) -> Vec<MemoryRegion> {
-        vec![MemoryRegion {
-            start: GuestPhysAddr(0),
-            length: lock(&self.memory).len() as u64,
-            writable: true,
-        }]
-    }
-}
-
-impl WriteMemory for Domain {
-    fn write_physical(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<()> {
-        let (start, end) = self.range(address, bytes.len());
-        let done = end - start;
-        lock(&self.memory)[start..end].copy_from_slice(&bytes[..done]);
-        if done < bytes.len() {
-            return Err(Error::NoMemory {
-                domain: self.id,
-                address: address.wrapping_add(done as u64),
-                done,
-                wanted: bytes.len(),
-            });
-        }
-        Ok(())
-    }
-}
-
-impl ReadRegisters for Domain {
-    fn vcpu_count(&self) -> u32 {
-        lock(&self.registers).len() as u32
-    }
-    fn registers(&self, vcpu: VcpuId) -> Result<Registers> {
-        lock(&self.registers)
-            .get(vcpu.index())
-            .cloned()
-            .ok_or(Error::NoVcpu {
-                domain: self.id,
-                vcpu,
-                count: self.vcpu_count(),
-            })
-    }
-    fn read_msr(&self, _: VcpuId, _: u32) -> Result<Option<u64>> {
-        Ok(None)
-    }
-}
-
-impl ControlRun for Domain {
-    fn pause(&self) -> Result<()> {
-        *lock(&self.pauses) += 1;
-        Ok(())
-    }
-    fn unpause(&self) -> Result<()> {
-        let mut pauses = lock(&self.pauses);
-        if *pauses == 0 {
-            return Err(Error::WrongState {
-                domain: self.id,
-                why: "it isn't paused".into(),
-            });
-        }
-        *pauses -= 1;
-        Ok(())
-    }
-    fn step(&self, _: VcpuId, _: StepMode) -> Result<StepOutcome> {
-        Ok(StepOutcome::Stepped)
-    }
-    fn reset(&self) -> Result<()> {
-        self.emit(&Event::Reset);
-        Ok(())
-    }
-    fn destroy(&self) -> Result<()> {
-        *lock(&self.ended) = true;
-        self.emit(&Event::ShutDown);
-        Ok(())
-    }
-}
-
-impl Events for Domain {
-    fn subscribe(&self, sink: EventSink) -> SubscriptionId {
-        let mut sinks = lock(&self.sinks);
-        sinks.push(Arc::new(sink));
-        SubscriptionId(sinks.len() as u64)
-    }
-    fn unsubscribe(&self, _: SubscriptionId) {}
-    fn console_input(&self, port: usize, bytes: &[u8]) {
-        // Echoes; 'p' panics, 'o' powers off, 'x' exits with 7.
-        self.emit(&Event::Console {
-            port,
-            bytes: bytes.to_vec(),
-        });
-        for byte in bytes {
-            match byte {
-                b'o' => self.emit(&Event::ShutDown),
-                b'p' => self.emit(&Event::Crashed(CrashReason::Panic)),
-                b'x' => self.emit(&Event::DebugExit(7)),
-                _ => {}
-            }
+        let id = hasher.finish();
+        if id != 0 && issued.insert(id) {
+            return DomId(id);
         }
     }
 }
 
-impl Fork for Domain {
-    fn fork(&self, _: &str) -> Result<Arc<dyn Introspect>> {
-        Err(Error::Unsupported {
-            domain: self.id,
-            what: "be forked",
-        })
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Save for Domain {
-    fn save(&self, writer: &mut dyn std::io::Write) -> Result<()> {
-        writeln!(writer, "{}", lock(&self.memory).len()).map_err(|e| Error::Storage {
-            domain: self.id,
-            why: e.to_string(),
-        })
+    #[test]
+    fn ids_are_never_zero_and_never_repeat() {
+        let ids: HashSet<u64> = (0..1000).map(|_| new_id().0).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(!ids.contains(&0));
     }
-}
 
-impl Introspect for Domain {
-    fn id(&self) -> DomId {
-        self.id
+    #[test]
+    fn a_name_is_free_again_when_no_domain_came_of_it() {
+        let registry = Arc::new(Registry::default());
+        let place = registry.reserve(Some("a"));
+        assert!(matches!(
+            registry.reserve(Some("a")),
+            Err(HypervisorError::NameReserved(_))
+        ));
+        drop(place);
+        assert!(registry.reserve(Some("a")).is_ok());
     }
-    fn name(&self) -> String {
-        self.name.clone()
+
+    #[test]
+    fn names_that_nobody_gave_are_numbered_around_those_in_use() {
+        let registry = Arc::new(Registry::default());
+        let taken = registry.reserve(Some("domain-1"));
+        let place = registry.reserve(None);
+        assert_eq!(place.map(|p| p.name.clone()).ok().as_deref(), Some("domain-2"));
+        drop(taken);
     }
-    fn state(&self) -> DomainState {
-        if *lock(&self.ended) {
-            return DomainState::ShutDown;
+
+    #[test]
+    fn names_that_cannot_be_typed_are_refused() {
+        let long = "x".repeat(MAX_NAME + 1);
+        for name in ["", "a b", "a\n", "a/b", &long] {
+            assert!(
+                matches!(check_name(name), Err(HypervisorError::BadName(_))),
+                "{name:?}"
+            );
         }
-        match *lock(&self.pauses) {
-            0 => DomainState::Running,
-            n => DomainState::Paused(n),
-        }
-    }
-    fn uptime(&self) -> Ticks {
-        Ticks(0)
-    }
-    fn write_memory(&self) -> Option<&dyn WriteMemory> {
-        Some(self)
-    }
-    fn control_run(&self) -> Option<&dyn ControlRun> {
-        Some(self)
-    }
-    fn events(&self) -> Option<&dyn Events> {
-        Some(self)
-    }
-    fn fork(&self) -> Option<&dyn Fork> {
-        Some(self)
-    }
-    fn save(&self) -> Option<&dyn Save> {
-        Some(self)
+        assert!(check_name("win10-19041.x64").is_ok());
     }
 }
