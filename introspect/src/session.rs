@@ -218,7 +218,7 @@ impl Drop for Session {
         let Some(gone) = self.target.lock().remove(self.id) else {
             return;
         };
-        // From here on a hit of its breakpoints concerns nobody, so the order matters only for the guest's speed.
+        // From here on a hit of its breakpoints concerns nobody: they may go while the domain runs.
         if let Some(breakpoints) = self.target.domain().breakpoints() {
             for id in &gone.breakpoints {
                 breakpoints.remove_breakpoint(*id);
