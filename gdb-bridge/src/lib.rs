@@ -1,43 +1,18 @@
-//! The GDB remote stub. Stub, replaced at merge.
-#![allow(missing_docs)]
+//! The GDB remote stub: stock gdb and lldb debug a guest from outside.
+mod agent;
+mod breakpoints;
+mod framing;
+mod guest;
+mod hex;
+mod monitor;
+mod packets;
+mod registers;
+mod resume;
+mod server;
+mod session;
+mod stub;
+mod threads;
 
-pub mod server {
-    use introspect::Target;
-    use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
-
-    #[derive(Clone, Debug, PartialEq, Eq)]
-    pub enum ListenAddress {
-        Tcp(SocketAddr),
-        Unix(PathBuf),
-    }
-
-    pub struct Endpoint {
-        pub address: ListenAddress,
-        task: tokio::task::JoinHandle<()>,
-    }
-
-    pub async fn listen(_target: Arc<Target>, address: ListenAddress) -> io::Result<Endpoint> {
-        Ok(match address {
-            ListenAddress::Tcp(at) => {
-                let listener = tokio::net::TcpListener::bind(at).await?;
-                let address = ListenAddress::Tcp(listener.local_addr()?);
-                let task = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-                Endpoint { address, task }
-            }
-            ListenAddress::Unix(path) => {
-                let listener = tokio::net::UnixListener::bind(&path)?;
-                let task = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-                Endpoint {
-                    address: ListenAddress::Unix(path),
-                    task,
-                }
-            }
-        })
-    }
-
-    impl Drop for Endpoint {
-        fn drop(&mut self) {
-            self.task.abort();
-        }
-    }
-}
+pub use guest::{Adopt, Options};
+pub use server::{Listener, serve};
+pub use session::{GdbSession, Notify, StartError};
