@@ -49,6 +49,9 @@ fn text(info: &DomainInfo) -> String {
         let pauses = format!("{} to take back with 'kdd unpause'", info.operator_pauses);
         line("pauses", &pauses);
     }
+    if info.waits_for_debugger {
+        line("waits", "for its first debugger, or 'kdd unpause'");
+    }
     line("guest", &info.guest);
     line("memory", &output::size(summary.memory_bytes));
     let seconds = info.uptime_nanoseconds as f64 / 1e9;

@@ -357,8 +357,10 @@ pub struct DomainInfo {
     pub guest: String,
     /// Where its console goes.
     pub console: ConsoleTarget,
-    /// Pauses that `kdd pause`, or creation, made and `kdd unpause` takes back.
+    /// Pauses that `kdd pause` made and `kdd unpause` takes back.
     pub operator_pauses: u32,
+    /// It was created paused, and waits for its first debugger or for `kdd unpause`.
+    pub waits_for_debugger: bool,
     /// Guest time in nanoseconds.
     pub uptime_nanoseconds: u64,
     /// What each vCPU does.

@@ -5,7 +5,8 @@ use super::{Managed, Service, guest_files, lock};
 use crate::Failure;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest};
 use crate::parse;
-use hv_core::{Domain, DomainConfig, GuestImage, HypervisorError, MachineConfig};
+use hv_core::machine::{GuestImage, MachineConfig};
+use hv_core::{Domain, DomainConfig, HypervisorError};
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ impl Service {
     ///
     /// # Errors
     /// As there.
-    pub fn prepare(&self, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
+    pub fn prepare(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
         if let Some(name) = &request.name {
             parse::domain_name(name).map_err(|why| Failure::new("create", why, "choose another --name"))?;
             self.check_name_is_free(name)?;
@@ -55,10 +56,9 @@ impl Service {
     ///
     /// # Errors
     /// It has ended meanwhile.
-    pub fn start(&self, managed: &Arc<Managed>, paused: bool) -> Result<(), Failure> {
+    pub fn start(&self, managed: &Managed, paused: bool) -> Result<(), Failure> {
         if paused {
-            self.hand_over_to_first_debugger(managed);
-            return Ok(());
+            managed.wait_for_debugger()?;
         }
         managed.unpause()
     }
@@ -110,7 +110,7 @@ impl Service {
         let mut reader = BufReader::with_capacity(1 << 20, guest_files::open(path, &what)?);
         let domain = self
             .hypervisor
-            .restore(&mut reader, name, true)
+            .restore(&mut reader, name.as_deref(), true)
             .map_err(|error| refused(&what, &error))?;
         Ok((domain, format!("restored from {}", path.display())))
     }
@@ -118,16 +118,34 @@ impl Service {
     /// Before anything is read: the name is what most often is in the way.
     fn check_name_is_free(&self, name: &str) -> Result<(), Failure> {
         if lock(&self.domains).values().any(|m| m.domain().name() == name) {
-            return Err(Failure::new(
-                "create",
-                format_args!("the name '{name}' is in use"),
-                "choose another --name, or 'kdd destroy' the other domain",
-            ));
+            return Err(name_in_use(name));
         }
         Ok(())
     }
 }
 
 fn refused(what: &str, error: &HypervisorError) -> Failure {
-    Failure::new(what, error, "see 'kdd create --help' for what a guest may be")
+    match error {
+        HypervisorError::NameInUse { name, .. } | HypervisorError::NameReserved(name) => {
+            name_in_use(name)
+        }
+        HypervisorError::IdInUse { name, .. } => Failure::new(
+            what,
+            format_args!("the domain that it was saved from, '{name}', is still here"),
+            format_args!("'kdd destroy {name}' first, or 'kdd fork {name}' for a second one"),
+        ),
+        HypervisorError::Restore(error) => Failure::new(what, error, "save the domain again with 'kdd save'"),
+        HypervisorError::Create(error) => {
+            Failure::new(what, error, "see 'kdd create --help' for what a guest may be")
+        }
+        error => Failure::new(what, error, "'kdd list' shows the domains there are"),
+    }
+}
+
+fn name_in_use(name: &str) -> Failure {
+    Failure::new(
+        "create",
+        format_args!("the name '{name}' is in use"),
+        "choose another --name, or 'kdd destroy' the other domain",
+    )
 }

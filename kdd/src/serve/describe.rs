@@ -63,6 +63,7 @@ impl Managed {
             guest: self.guest().to_owned(),
             console: self.console().clone(),
             operator_pauses: self.operator_pauses(),
+            waits_for_debugger: self.target().waits_for_debugger(),
             uptime_nanoseconds: domain.uptime().nanoseconds(),
             vcpu_states,
             sessions: sessions.collect(),

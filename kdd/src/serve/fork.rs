@@ -4,7 +4,8 @@ use super::console::ConsoleSink;
 use super::{Managed, Service};
 use crate::Failure;
 use crate::control::message::MAX_FORKS;
-use hv_core::introspect::DomainState;
+use crate::parse::ListenAddress;
+use hv_core::introspect::{DomainState, Introspect};
 use std::sync::Arc;
 
 impl Service {
@@ -47,13 +48,35 @@ impl Service {
         }
         drop(held);
         for child in &children {
-            if run {
-                child.unpause()?;
-            } else {
-                self.hand_over_to_first_debugger(child);
-            }
+            self.start(child, !run)?;
         }
         Ok(children)
+    }
+
+    /// Takes a child that a debugger's command made: it waits for a debugger of its own, at an endpoint of its own.
+    /// What it says is a line for the user.
+    pub(super) fn adopt_fork(self: &Arc<Self>, child: Arc<dyn Introspect>) -> Result<String, Failure> {
+        let child = self.adopt(Managed::new(
+            child,
+            "fork, made by a debugger".into(),
+            ConsoleSink::none(),
+            1,
+        ));
+        let listening = self
+            .start(&child, true)
+            .and_then(|()| self.listen(&child, &ListenAddress::LOOPBACK));
+        match listening {
+            Ok(endpoint) => Ok(format!(
+                "'{}' ({}) waits for its debugger: target remote {}",
+                child.domain().name(),
+                child.domain().id(),
+                endpoint.address
+            )),
+            Err(failure) => {
+                let _ = self.destroy(&child);
+                Err(failure)
+            }
+        }
     }
 
     fn free_fork_name(&self, parent: &str) -> String {

@@ -31,7 +31,7 @@ pub struct Managed {
     subscription: Option<SubscriptionId>,
     lifecycle: Arc<watch::Sender<Lifecycle>>,
     pub(super) endpoints: Mutex<Vec<Endpoint>>,
-    /// Pauses that the operator made: by `kdd pause`, or by asking for a paused domain.
+    /// Pauses that the operator made with `kdd pause`; and the one it is created with, until it is started.
     pub(super) operator_pauses: Mutex<u32>,
 }
 

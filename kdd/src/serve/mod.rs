@@ -15,7 +15,6 @@ mod console;
 mod create;
 mod describe;
 mod endpoint;
-mod first_debugger;
 mod fork;
 mod guest_files;
 mod managed;
@@ -31,7 +30,7 @@ pub use shutdown::Shutdown;
 
 use crate::Failure;
 use hv_core::introspect::Introspect;
-use hv_core::{DomId, Hypervisor};
+use hv_core::{DomId, Hypervisor, HypervisorError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
@@ -93,18 +92,16 @@ impl Service {
     /// Ends a domain with its endpoints and its console.
     ///
     /// # Errors
-    /// It is gone already.
+    /// The hypervisor's.
     pub fn destroy(&self, managed: &Managed) -> Result<(), Failure> {
         let id = managed.domain().id();
         lock(&self.domains).remove(&id);
         managed.close();
-        self.hypervisor.destroy(id).map_err(|error| {
-            Failure::new(
-                format_args!("domain '{}'", managed.domain().name()),
-                error,
-                "'kdd list' shows what is left",
-            )
-        })
+        match self.hypervisor.destroy(id) {
+            // A debugger's `kill` took it off the hypervisor's list already.
+            Ok(()) | Err(HypervisorError::NoDomain(_)) => Ok(()),
+            Err(error) => Err(managed.failure(&error, "'kdd list' shows what is left")),
+        }
     }
 
     /// Ends all: no new requests, no endpoints, no domains.

@@ -23,12 +23,22 @@ impl Managed {
         Ok(())
     }
 
+    /// Holds it until its first debugger does so itself, or until [`Managed::unpause`].
+    pub(super) fn wait_for_debugger(&self) -> Result<(), Failure> {
+        self.target()
+            .wait_for_debugger()
+            .map_err(|error| self.failure(&error, "'kdd info' shows its state"))
+    }
+
     /// Takes one of the operator's pauses back. Those of debuggers are theirs.
     pub fn unpause(&self) -> Result<(), Failure> {
         let control = self.control()?;
         {
             let mut pauses = lock(&self.operator_pauses);
             if *pauses == 0 {
+                if self.target().wait_no_longer() {
+                    return Ok(());
+                }
                 let why = match self.domain().state() {
                     DomainState::Paused(_) => "only debuggers hold it paused",
                     DomainState::Crashed(_) => "it has crashed",
