@@ -126,9 +126,7 @@ impl Service {
 
 fn refused(what: &str, error: &HypervisorError) -> Failure {
     match error {
-        HypervisorError::NameInUse { name, .. } | HypervisorError::NameReserved(name) => {
-            name_in_use(name)
-        }
+        HypervisorError::NameInUse { name, .. } | HypervisorError::NameReserved(name) => name_in_use(name),
         HypervisorError::IdInUse { name, .. } => Failure::new(
             what,
             format_args!("the domain that it was saved from, '{name}', is still here"),

@@ -3,19 +3,15 @@
 use super::{Managed, Service, lock};
 use crate::Failure;
 use crate::control::message::EndpointInfo;
-use crate::control::socket::{PrivateListener, SocketPath};
 use crate::parse::ListenAddress;
-use gdb_bridge::{Listener, Options};
+use gdb_bridge::{Options, server};
 use std::io;
-use std::net::TcpListener;
-use std::sync::Arc;
-use tokio::sync::watch;
+use std::sync::{Arc, mpsc};
 
 /// A place where debuggers attach; dropping it ends their sessions.
 pub(super) struct Endpoint {
     pub info: EndpointInfo,
-    _running: watch::Sender<bool>,
-    _path: Option<SocketPath>,
+    _server: server::Endpoint,
 }
 
 impl Service {
@@ -28,55 +24,45 @@ impl Service {
         managed: &Managed,
         listen: &ListenAddress,
     ) -> Result<EndpointInfo, Failure> {
-        let (listener, address, path) = self.bind(listen)?;
-        let service = Arc::downgrade(self);
-        let options = Options {
-            adopt: Some(Arc::new(move |child| match service.upgrade() {
-                Some(service) => service.adopt_fork(child).map_err(|failure| failure.why),
-                None => Err("the service is stopping".into()),
-            })),
+        let wanted = match listen {
+            ListenAddress::Tcp(address) => server::ListenAddress::Tcp(*address),
+            ListenAddress::Unix(path) => server::ListenAddress::Unix(path.clone()),
         };
-        let (running, shutdown) = watch::channel(false);
-        let serve = gdb_bridge::serve(listener, managed.target().clone(), options, shutdown);
-        let shown = address.to_string();
+        let listening = server::listen_with(managed.target().clone(), wanted, self.options());
+        // A debugger's command comes here from the runtime of its own session, where `block_on` may not be called.
+        let (sender, receiver) = mpsc::channel();
         self.runtime.spawn(async move {
-            if let Err(error) = serve.await {
-                tracing::warn!(address = shown, %error, "a gdb endpoint ended");
-            }
+            let _ = sender.send(listening.await);
         });
+        let server = receiver
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the service is stopping")))
+            .map_err(|error| cannot_listen(listen, &error))?;
         let info = EndpointInfo {
             protocol: "gdb".into(),
-            address,
+            address: match &server.address {
+                server::ListenAddress::Tcp(address) => ListenAddress::Tcp(*address),
+                server::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+            },
         };
         if info.address.is_open_to_others() {
             tracing::info!(address = %info.address, "a gdb endpoint is open to other machines");
         }
         lock(&managed.endpoints).push(Endpoint {
             info: info.clone(),
-            _running: running,
-            _path: path,
+            _server: server,
         });
         Ok(info)
     }
 
-    fn bind(&self, listen: &ListenAddress) -> Result<(Listener, ListenAddress, Option<SocketPath>), Failure> {
-        let failed = |error: io::Error| cannot_listen(listen, &error);
-        let _inside = self.runtime.enter();
-        match listen {
-            ListenAddress::Tcp(address) => {
-                let listener = TcpListener::bind(address).map_err(failed)?;
-                let bound = listener.local_addr().map_err(failed)?;
-                listener.set_nonblocking(true).map_err(failed)?;
-                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-                Ok((Listener::Tcp(listener), ListenAddress::Tcp(bound), None))
-            }
-            ListenAddress::Unix(path) => {
-                let (listener, kept) = PrivateListener::bind(path)
-                    .map_err(|e| e.failure("gdb endpoint", "unix:PATH"))?
-                    .into_parts();
-                let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-                Ok((Listener::Unix(listener), listen.clone(), Some(kept)))
-            }
+    /// What debuggers' commands may ask of the service.
+    fn options(self: &Arc<Self>) -> Options {
+        let service = Arc::downgrade(self);
+        Options {
+            adopt: Some(Arc::new(move |child| match service.upgrade() {
+                Some(service) => service.adopt_fork(child).map_err(|failure| failure.why),
+                None => Err("the service is stopping".into()),
+            })),
         }
     }
 }
