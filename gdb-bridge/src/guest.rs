@@ -1,0 +1,214 @@
+//! What one session knows of its domain, and what it asked for.
+
+use crate::breakpoints::{PlaceMode, Table};
+use crate::hex;
+use crate::registers::{EXPEDITED, TABLE, View};
+use crate::resume::{Actions, Plan};
+use gdbstub::common::Tid;
+use hv_core::addr::{GuestVirtAddr, VcpuId};
+use hv_core::introspect::Introspect;
+use introspect::{AddressSpace, Session, Target};
+use std::sync::Arc;
+
+/// gdb's number for a trap, and for "nothing in particular".
+pub const SIGTRAP: u8 = 5;
+
+/// Takes a fork of a domain into the service, and says in a line where it is found.
+pub type Adopt = Arc<dyn Fn(Arc<dyn Introspect>) -> Result<String, String> + Send + Sync>;
+
+/// What the service lends to its sessions.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// For `monitor fork`, which can't be done without.
+    pub adopt: Option<Adopt>,
+}
+
+/// What happens to this session when another debugger stops the guest by hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OtherStops {
+    /// A line of text; the client goes on waiting.
+    #[default]
+    Note,
+    /// The client stops as well.
+    Stop,
+}
+
+/// What the client said it understands (`qSupported`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client {
+    /// `swbreak` as a stop reason.
+    pub swbreak: bool,
+    /// `hwbreak` as a stop reason.
+    pub hwbreak: bool,
+    /// It uses `extended-remote`: a detach leaves the connection open.
+    pub extended: bool,
+    /// Nothing is acknowledged any more.
+    pub no_acks: bool,
+}
+
+/// The state that packets read and change.
+pub struct Guest {
+    /// The domain and its debuggers.
+    pub target: Arc<Target>,
+    /// Our part in its run control.
+    pub session: Session,
+    /// The vCPU whose registers and address space are meant (`Hg`).
+    pub selected: VcpuId,
+    /// The vCPU that the old packet `s` steps (`Hc`); the selected one if `None`.
+    pub stepped: Option<VcpuId>,
+    /// Addresses are guest-physical (`monitor physical on`).
+    pub physical: bool,
+    /// What new breakpoints mean by an address.
+    pub place: PlaceMode,
+    /// Our breakpoints.
+    pub breakpoints: Table,
+    /// See [`OtherStops`].
+    pub other_stops: OtherStops,
+    /// See [`Client`].
+    pub client: Client,
+    /// The resume request that is being received.
+    pub actions: Actions,
+    /// A whole one, to be carried out.
+    pub requested: Option<Plan>,
+    /// The body of the last stop reply, until the guest is resumed.
+    pub last_stop: Option<Vec<u8>>,
+    /// How the guest ended, if it did.
+    pub exited: Option<u8>,
+    /// What the service lends to monitor commands.
+    pub options: Options,
+}
+
+impl Guest {
+    /// At the start of a connection: nothing is asked, and the guest goes on.
+    pub fn new(target: Arc<Target>, session: Session, options: Options) -> Guest {
+        Guest {
+            target,
+            session,
+            selected: VcpuId(0),
+            stepped: None,
+            physical: false,
+            place: PlaceMode::Virtual,
+            breakpoints: Table::default(),
+            other_stops: OtherStops::default(),
+            client: Client::default(),
+            actions: Actions::default(),
+            requested: None,
+            last_stop: None,
+            exited: None,
+            options,
+        }
+    }
+
+    /// The domain.
+    pub fn domain(&self) -> &dyn Introspect {
+        self.target.domain().as_ref()
+    }
+
+    /// The address space that addresses in packets mean now.
+    pub fn space(&self) -> AddressSpace {
+        if self.physical {
+            AddressSpace::Physical
+        } else {
+            AddressSpace::Vcpu(self.selected)
+        }
+    }
+
+    /// The bytes from `address` to the first absent page, `length` at most; `None` if there is none.
+    pub fn read_memory(&self, address: u64, length: usize) -> Option<Vec<u8>> {
+        if length == 0 {
+            return Some(Vec::new());
+        }
+        let mut bytes = vec![0; length];
+        match self
+            .target
+            .read_virtual(self.space(), GuestVirtAddr(address), &mut bytes)
+        {
+            Ok(0) | Err(_) => None,
+            Ok(done) => {
+                bytes.truncate(done);
+                Some(bytes)
+            }
+        }
+    }
+
+    /// Writes `bytes`; false if a part of them has no memory to go to.
+    pub fn write_memory(&self, address: u64, bytes: &[u8]) -> bool {
+        let space = self.space();
+        bytes.is_empty()
+            || self
+                .target
+                .write_virtual(space, GuestVirtAddr(address), bytes)
+                .is_ok_and(|done| done == bytes.len())
+    }
+
+    /// Stops the guest for this session, if it didn't before.
+    pub fn hold(&mut self) {
+        if !self.session.holds()
+            && let Err(error) = self.session.stop()
+        {
+            tracing::warn!(session = %self.session.id(), %error, "the guest can't be stopped");
+        }
+    }
+
+    /// Lets go: no breakpoint and no hold of this session is left.
+    pub fn release(&mut self) {
+        self.breakpoints.clear(&self.session);
+        if self.session.holds()
+            && let Err(error) = self.session.resume()
+        {
+            tracing::warn!(session = %self.session.id(), %error, "the guest can't be resumed");
+        }
+    }
+
+    /// Stops the guest, and says why it is stopped, as a stop reply.
+    pub fn present_stop(&mut self) -> Vec<u8> {
+        if let Some(code) = self.exited {
+            return format!("W{code:02x}").into_bytes();
+        }
+        self.hold();
+        match &self.last_stop {
+            Some(body) => body.clone(),
+            None => self.stop_reply(SIGTRAP, self.selected),
+        }
+    }
+
+    /// A stop reply of our own: a signal at a vCPU.
+    fn stop_reply(&self, signal: u8, vcpu: VcpuId) -> Vec<u8> {
+        let mut body = format!("T{signal:02x}thread:{:x};", thread(vcpu)).into_bytes();
+        if let Ok(view) = View::read(self.domain(), vcpu) {
+            let mut value = Vec::new();
+            for number in EXPEDITED {
+                value.clear();
+                view.put(&TABLE[number], &mut value);
+                body.extend_from_slice(format!("{number:x}:").as_bytes());
+                hex::encode(&mut body, &value);
+                body.push(b';');
+            }
+        }
+        body
+    }
+
+    /// Resets the domain; it stays stopped for this session.
+    ///
+    /// # Errors
+    /// A sentence that says why it isn't.
+    pub fn reset(&mut self) -> Result<(), String> {
+        self.hold();
+        let control = self.domain().control_run().ok_or("this domain can't be reset")?;
+        control.reset().map_err(|error| error.to_string())?;
+        self.last_stop = None;
+        self.exited = None;
+        Ok(())
+    }
+
+    /// The vCPU behind a thread id, if there is one.
+    pub fn vcpu(&self, thread: Tid) -> Option<VcpuId> {
+        let index = u32::try_from(thread.get()).ok()? - 1;
+        (index < self.domain().vcpu_count()).then_some(VcpuId(index))
+    }
+}
+
+/// The thread id of a vCPU: clients can't have a thread 0.
+pub fn thread(vcpu: VcpuId) -> Tid {
+    Tid::MIN.saturating_add(vcpu.index())
+}

@@ -1,0 +1,72 @@
+//! `info`.
+
+use crate::guest::{Guest, OtherStops};
+use crate::threads;
+use hv_core::addr::VcpuId;
+use hv_core::introspect::DomainState;
+use std::fmt::Write;
+
+pub fn info(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
+    match arguments {
+        ["domain"] => Ok(domain(guest)),
+        // The domain describes both in one text.
+        ["devices" | "interrupts"] => match guest.domain().describe_devices() {
+            text if text.is_empty() => Err("this domain says nothing about its devices".into()),
+            text => Ok(text.trim_end().to_owned() + "\n"),
+        },
+        ["sessions"] => Ok(sessions(guest)),
+        _ => Err("domain, devices, interrupts or sessions".into()),
+    }
+}
+
+fn domain(guest: &Guest) -> String {
+    let domain = guest.domain();
+    let state = match domain.state() {
+        DomainState::Running => "running".into(),
+        DomainState::Paused(count) => format!("paused {count} times"),
+        DomainState::Crashed(reason) => format!("crashed: {reason}"),
+        DomainState::ShutDown => "shut down".into(),
+    };
+    let mut text = format!("{} ({}), {state}\n", domain.name(), domain.id());
+    let uptime = domain.uptime();
+    let _ = writeln!(
+        text,
+        "up {} instructions, {} ms of guest time",
+        uptime.0,
+        uptime.nanoseconds() / 1_000_000
+    );
+    for index in 0..domain.vcpu_count() {
+        let vcpu = VcpuId(index);
+        let _ = writeln!(text, "{}: {}", threads::name(vcpu), threads::extra(guest, vcpu));
+    }
+    for region in domain.memory_regions() {
+        let kind = if region.writable { "RAM" } else { "ROM" };
+        let _ = writeln!(text, "{kind} at {}, {} KiB", region.start, region.length >> 10);
+    }
+    text
+}
+
+fn sessions(guest: &Guest) -> String {
+    let mut text = String::new();
+    for session in guest.target.sessions() {
+        let _ = writeln!(
+            text,
+            "{}{} {}, {} breakpoints{}",
+            if session.id == guest.session.id() {
+                '*'
+            } else {
+                ' '
+            },
+            session.id,
+            session.description,
+            session.breakpoints,
+            if session.holds { ", holds the guest" } else { "" },
+        );
+    }
+    let policy = match guest.other_stops {
+        OtherStops::Note => "note",
+        OtherStops::Stop => "stop",
+    };
+    let _ = writeln!(text, "pause policy of this one: {policy}");
+    text
+}

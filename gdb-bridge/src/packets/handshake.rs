@@ -1,0 +1,51 @@
+//! What a client and we say at the beginning: `qSupported`, `QStartNoAckMode`, `QNonStop`, `!`, `?`.
+
+use super::{Code, Flow};
+use crate::framing::PACKET_SIZE;
+use crate::guest::Guest;
+
+/// Answered here and not by gdbstub, whose list lacks what is done beside it.
+pub fn supported(guest: &mut Guest, features: &[u8]) -> Flow {
+    for feature in features.split(|&b| b == b':' || b == b';') {
+        match feature {
+            b"swbreak+" => guest.client.swbreak = true,
+            b"hwbreak+" => guest.client.hwbreak = true,
+            _ => {}
+        }
+    }
+    Flow::text(format!(
+        "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
+         ConditionalBreakpoints+;binary-upload+;qXfer:features:read+;qXfer:threads:read+"
+    ))
+}
+
+/// From here on nobody acknowledges anything; the framing does so.
+pub fn no_acks(guest: &mut Guest, _: &[u8]) -> Flow {
+    guest.client.no_acks = true;
+    Flow::ok()
+}
+
+/// A guest is stopped as a whole, or runs as a whole.
+pub fn non_stop(_: &mut Guest, mode: &[u8]) -> Flow {
+    match mode {
+        b"0" => Flow::ok(),
+        _ => Flow::error(Code::Refused),
+    }
+}
+
+/// The empty answer.
+pub fn nothing(_: &mut Guest, _: &[u8]) -> Flow {
+    Flow::Answer(Vec::new())
+}
+
+/// `extended-remote`.
+pub fn extended(guest: &mut Guest, _: &[u8]) -> Flow {
+    guest.client.extended = true;
+    Flow::ok()
+}
+
+/// The client wants the guest stopped, and to know why it is. This is where attaching stops it: who only connects
+/// doesn't disturb it.
+pub fn why_stopped(guest: &mut Guest, _: &[u8]) -> Flow {
+    Flow::Answer(guest.present_stop())
+}

@@ -1,0 +1,58 @@
+//! `H`, `qC`, `qXfer:threads:read`.
+
+use super::{Code, Flow, pair};
+use crate::framing;
+use crate::guest::{Guest, thread};
+use crate::threads::{self, ThreadId};
+
+/// `Hg`: notes the thread that memory packets mean, and lets gdbstub note it for register packets. `Hc`: the
+/// thread that `s` means.
+pub fn select(guest: &mut Guest, what: &[u8]) -> Flow {
+    let ([op @ (b'g' | b'c'), ..], Some(id)) = (what, what.get(1..).and_then(ThreadId::parse)) else {
+        return Flow::error(Code::Refused);
+    };
+    let Some(vcpu) = id.vcpu(guest, guest.selected) else {
+        return Flow::error(Code::NoThread);
+    };
+    match (op, id) {
+        (b'c', ThreadId::One(_)) => guest.stepped = Some(vcpu),
+        (b'c', _) => guest.stepped = None,
+        (_, ThreadId::One(_)) => {
+            guest.selected = vcpu;
+            return Flow::PassOn;
+        }
+        // Any thread will do: the one that is selected.
+        _ => {}
+    }
+    Flow::ok()
+}
+
+/// The current thread.
+pub fn current(guest: &mut Guest, rest: &[u8]) -> Flow {
+    match rest {
+        [] => Flow::text(format!("QC{:x}", thread(guest.selected))),
+        _ => Flow::PassOn,
+    }
+}
+
+/// A part of the list of threads; one round trip for what `qfThreadInfo` needs several for.
+pub fn document(guest: &mut Guest, rest: &[u8]) -> Flow {
+    let range = rest.strip_prefix(b":").and_then(pair);
+    let Some((offset, length)) = range else {
+        return Flow::error(Code::Refused);
+    };
+    let document = threads::document(guest);
+    Flow::Answer(part(document.as_bytes(), offset, length))
+}
+
+/// The answer to a `qXfer` read: `m` or `l` and the bytes.
+fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|o| document.get(o..))
+        .unwrap_or(&[]);
+    let length = usize::try_from(length).map_or(rest.len(), |l| l.min(rest.len()));
+    let mut answer = vec![if length < rest.len() { b'm' } else { b'l' }];
+    framing::escape(&mut answer, &rest[..length]);
+    answer
+}

@@ -1,0 +1,279 @@
+//! Carrying out a resume request, up to the stop reply.
+//!
+//! "All run" is the domain's own doing: the session lets go of it and waits for an event. Everything else is
+//! stepped from here, a slice at a time, so that a Ctrl-C in between is seen.
+
+use super::GdbSession;
+use crate::breakpoints::Kind;
+use crate::guest::{OtherStops, SIGTRAP};
+use crate::hex;
+use crate::resume::Plan;
+use crate::stub::Stop;
+use gdbstub::target::ext::breakpoints::WatchKind;
+use hv_core::addr::VcpuId;
+use hv_core::introspect::{CrashReason, DomainState, StepMode, StepOutcome, StopReason};
+use introspect::TargetEvent;
+use std::time::{Duration, Instant};
+
+/// How long stepping goes on before input is looked at again.
+const SLICE: Duration = Duration::from_millis(2);
+
+/// gdb's numbers.
+const SIGINT: u8 = 2;
+const SIGSEGV: u8 = 11;
+
+impl GdbSession {
+    /// Begins to carry out a plan. The client waits for a stop reply from here on.
+    pub(super) fn start(&mut self, plan: Plan) {
+        self.guest.last_stop = None;
+        self.interrupted = false;
+        self.noted = false;
+        self.plan = Some(plan);
+        if let Some(stop) = self.overtaken.take()
+            && self.plan == Some(Plan::Continue)
+        {
+            return self.stop(stop);
+        }
+        if let Some(stop) = self.cannot_run() {
+            return self.stop(stop);
+        }
+        match self.plan {
+            Some(Plan::Continue) => {
+                if let Err(error) = self.guest.session.resume() {
+                    self.say(&format!("the guest can't run: {error}\n"));
+                    self.stop(Stop::Signal(SIGTRAP, self.guest.selected));
+                }
+            }
+            _ => {
+                self.guest.hold();
+                self.slice();
+            }
+        }
+    }
+
+    /// Why nothing can run, if that is so.
+    fn cannot_run(&mut self) -> Option<Stop> {
+        if let Some(code) = self.guest.exited {
+            return Some(Stop::Exited(code));
+        }
+        match self.guest.domain().state() {
+            DomainState::Crashed(reason) => Some(self.crashed(&reason)),
+            DomainState::ShutDown => Some(Stop::Exited(0)),
+            _ if self.guest.domain().control_run().is_none() => {
+                self.say("this domain can only be looked at\n");
+                Some(Stop::Signal(SIGTRAP, self.guest.selected))
+            }
+            _ => None,
+        }
+    }
+
+    /// Steps until the plan is done or the slice is over.
+    pub(super) fn slice(&mut self) {
+        let end = Instant::now() + SLICE;
+        while let Some(plan) = self.plan.clone() {
+            let stop = match plan {
+                Plan::Continue => return,
+                Plan::Step { vcpu, mode, range } => {
+                    let (stepped, stop) = self.step(vcpu, mode);
+                    match (stop, range) {
+                        (Some(stop), _) => Some(stop),
+                        (None, _) if !stepped => None,
+                        (None, Some(range)) => self.leaves(vcpu, &range),
+                        (None, None) => Some(Stop::Signal(SIGTRAP, vcpu)),
+                    }
+                }
+                Plan::Alone { vcpus, next } => {
+                    let vcpu = vcpus[next % vcpus.len()];
+                    let (stepped, stop) = self.step(vcpu, StepMode::Alone);
+                    self.plan = Some(Plan::Alone {
+                        next: (next + 1) % vcpus.len(),
+                        vcpus,
+                    });
+                    stop.or_else(|| if stepped { self.breakpoint_at(vcpu) } else { None })
+                }
+            };
+            if let Some(stop) = stop {
+                return self.stop(stop);
+            }
+            if Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    /// One step: whether an instruction retired, and why to stop if something else happened.
+    fn step(&mut self, vcpu: VcpuId, mode: StepMode) -> (bool, Option<Stop>) {
+        match self.guest.session.step(vcpu, mode) {
+            Ok(StepOutcome::Stepped) => (true, None),
+            Ok(StepOutcome::Waiting) => (false, None),
+            Ok(StepOutcome::Stopped { vcpu, reason }) => (false, Some(self.reason(vcpu, &reason))),
+            Ok(StepOutcome::Ended) => match self.cannot_run() {
+                Some(stop) => (false, Some(stop)),
+                None => {
+                    self.say("the guest was reset\n");
+                    (false, Some(Stop::Signal(SIGTRAP, vcpu)))
+                }
+            },
+            Err(error) => {
+                self.say(&format!("vCPU {vcpu} can't be stepped: {error}\n"));
+                (false, Some(Stop::Signal(SIGTRAP, vcpu)))
+            }
+        }
+    }
+
+    /// After a step in a range: a stop if it left the range, or came to a breakpoint in it.
+    fn leaves(&mut self, vcpu: VcpuId, range: &std::ops::Range<u64>) -> Option<Stop> {
+        match self.guest.domain().registers(vcpu) {
+            Ok(registers) if range.contains(&registers.rip) => self.breakpoint_at(vcpu),
+            _ => Some(Stop::Signal(SIGTRAP, vcpu)),
+        }
+    }
+
+    fn breakpoint_at(&self, vcpu: VcpuId) -> Option<Stop> {
+        if self.guest.breakpoints.len() == 0 {
+            return None;
+        }
+        let registers = self.guest.domain().registers(vcpu).ok()?;
+        let kind = self.guest.breakpoints.hit(&self.guest.target, vcpu, &registers)?;
+        Some(self.breakpoint(vcpu, kind))
+    }
+
+    /// The stop at an execution breakpoint, in words that the client knows.
+    fn breakpoint(&self, vcpu: VcpuId, kind: Kind) -> Stop {
+        match kind {
+            Kind::Hardware if self.guest.client.hwbreak => Stop::Breakpoint { vcpu, hardware: true },
+            Kind::Software if self.guest.client.swbreak => Stop::Breakpoint {
+                vcpu,
+                hardware: false,
+            },
+            _ => Stop::Signal(SIGTRAP, vcpu),
+        }
+    }
+
+    /// The domain's reason as a stop.
+    fn reason(&mut self, vcpu: VcpuId, reason: &StopReason) -> Stop {
+        match reason {
+            StopReason::Breakpoint { ids, .. } => {
+                let mine = ids.iter().find_map(|id| self.guest.breakpoints.kind_of(*id));
+                mine.map_or(Stop::Signal(SIGTRAP, vcpu), |kind| self.breakpoint(vcpu, kind))
+            }
+            StopReason::Watchpoint { id, address, .. } => {
+                let kind = match self.guest.breakpoints.kind_of(*id) {
+                    Some(Kind::Write) => WatchKind::Write,
+                    Some(Kind::Read) => WatchKind::Read,
+                    Some(Kind::Access) => WatchKind::ReadWrite,
+                    _ => return Stop::Signal(SIGTRAP, vcpu),
+                };
+                Stop::Watch {
+                    vcpu,
+                    kind,
+                    address: *address,
+                }
+            }
+            StopReason::Crashed(reason) => self.crashed(reason),
+            StopReason::PageAccess { frame, access } => {
+                let access = access.map_or_else(|| "fetch".to_owned(), |kind| format!("{kind:?}"));
+                self.say(&format!("page access: {access} in the frame {frame}\n"));
+                Stop::Signal(SIGTRAP, vcpu)
+            }
+        }
+    }
+
+    fn crashed(&mut self, reason: &CrashReason) -> Stop {
+        self.say(&format!(
+            "the guest crashed: {reason}; it can be looked at, or reset with R or monitor reset\n"
+        ));
+        let vcpu = match reason {
+            CrashReason::TripleFault { vcpu, .. } => *vcpu,
+            _ => self.guest.selected,
+        };
+        Stop::Signal(SIGSEGV, vcpu)
+    }
+
+    /// Ctrl-C. While the guest is stopped it means nothing: it crossed a stop reply on the way.
+    pub(super) fn interrupt(&mut self) {
+        if self.plan.is_none() {
+            return;
+        }
+        self.guest.hold();
+        self.stop(Stop::Signal(SIGINT, self.guest.selected));
+        self.interrupted = true;
+    }
+
+    /// Ends the plan with a stop reply.
+    fn stop(&mut self, stop: Stop) {
+        self.plan = None;
+        self.guest.hold();
+        if let Some(vcpu) = stop.vcpu() {
+            self.guest.selected = vcpu;
+        }
+        if let Stop::Exited(code) = stop {
+            self.guest.exited = Some(code);
+        }
+        match self.stub.report(&mut self.guest, stop) {
+            Some(body) => {
+                self.send(&body);
+                self.guest.last_stop = Some(body);
+            }
+            None => tracing::error!(?stop, "gdbstub waits for no stop"),
+        }
+    }
+
+    /// Text on the client's console; only while it waits for a stop reply.
+    fn say(&mut self, text: &str) {
+        if self.plan.is_none() {
+            return;
+        }
+        let mut body = vec![b'O'];
+        hex::encode(&mut body, text.as_bytes());
+        self.send(&body);
+    }
+
+    pub(super) fn on_event(&mut self, event: TargetEvent) {
+        let running = self.plan == Some(Plan::Continue);
+        match event {
+            TargetEvent::Stopped { vcpu, reason, .. } if running => {
+                // Else it is of before the guest was resumed.
+                if self.guest.session.holds() {
+                    let stop = self.reason(vcpu, &reason);
+                    self.stop(stop);
+                }
+            }
+            // It happened, but the client's Ctrl-C was answered first: told at the next continue.
+            TargetEvent::Stopped { vcpu, reason, mine } if self.interrupted && mine => {
+                self.overtaken = Some(self.reason(vcpu, &reason));
+            }
+            TargetEvent::Crashed(reason) if self.plan.is_some() => {
+                let stop = self.crashed(&reason);
+                self.stop(stop);
+            }
+            TargetEvent::OtherStopped if running => match self.guest.other_stops {
+                OtherStops::Stop => self.stop(Stop::Signal(SIGTRAP, self.guest.selected)),
+                OtherStops::Note if !self.noted => {
+                    self.noted = true;
+                    self.say("another debugger stopped the guest; it runs on when that one lets go\n");
+                }
+                OtherStops::Note => {}
+            },
+            TargetEvent::Reset => self.say("the guest was reset\n"),
+            TargetEvent::ShutDown => self.exit(0),
+            // The exit status of a Unix process has 8 bits.
+            TargetEvent::DebugExit(value) => self.exit(value as u8),
+            TargetEvent::Stopped { .. }
+            | TargetEvent::Crashed(_)
+            | TargetEvent::OtherStopped
+            | TargetEvent::OtherResumed
+            | TargetEvent::Console { .. }
+            | TargetEvent::VcpuUp(_) => {}
+        }
+    }
+
+    /// The guest is gone.
+    fn exit(&mut self, code: u8) {
+        if self.plan.is_some() {
+            self.stop(Stop::Exited(code));
+        } else {
+            self.guest.exited.get_or_insert(code);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The architecture as gdbstub wants it described.
+
+use crate::registers::{FILE_LENGTH, RIP, TABLE};
+use gdbstub::arch::{Arch, RegId, Registers};
+use std::num::NonZeroUsize;
+
+/// x86-64, in every CPU mode.
+pub enum X86 {}
+
+impl Arch for X86 {
+    type Usize = u64;
+    type Registers = RegisterFile;
+    type BreakpointKind = usize;
+    type RegId = RegisterNumber;
+}
+
+/// A register by its number in the description.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegisterNumber(pub usize);
+
+impl RegId for RegisterNumber {
+    fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
+        let register = TABLE.get(id)?;
+        Some((RegisterNumber(id), NonZeroUsize::new(register.bytes())))
+    }
+    fn to_raw_id(&self) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// All registers as the `g` packet holds them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegisterFile(pub Vec<u8>);
+
+impl Default for RegisterFile {
+    fn default() -> Self {
+        RegisterFile(vec![0; FILE_LENGTH])
+    }
+}
+
+impl Registers for RegisterFile {
+    type ProgramCounter = u64;
+
+    fn pc(&self) -> u64 {
+        let before: usize = TABLE[..RIP].iter().map(|r| r.bytes()).sum();
+        match self.0.get(before..).and_then(|bytes| bytes.first_chunk()) {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => 0,
+        }
+    }
+
+    fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
+        for byte in &self.0 {
+            write_byte(Some(*byte));
+        }
+    }
+
+    fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
+        if bytes.len() > FILE_LENGTH {
+            return Err(());
+        }
+        self.0 = bytes.to_vec();
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! `g`, `G`, `p`, `P`, `T`, `qfThreadInfo`, `qThreadExtraInfo`, `qXfer:features:read`.
+
+use super::arch::{RegisterFile, RegisterNumber, X86};
+use super::{REFUSED, vcpu};
+use crate::guest::Guest;
+use crate::registers::{TABLE, View, description};
+use crate::threads;
+use gdbstub::common::Tid;
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::multithread::{MultiThreadBase, MultiThreadResumeOps};
+use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
+use gdbstub::target::ext::breakpoints::BreakpointsOps;
+use gdbstub::target::ext::host_info::HostInfoOps;
+use gdbstub::target::ext::monitor_cmd::MonitorCmdOps;
+use gdbstub::target::ext::process_info::ProcessInfoOps;
+use gdbstub::target::ext::target_description_xml_override::{
+    TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
+};
+use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
+use gdbstub::target::{Target, TargetError, TargetResult};
+use hv_core::addr::VcpuId;
+
+impl Target for Guest {
+    type Arch = X86;
+    /// What makes gdbstub refuse a packet; a sentence for the log.
+    type Error = String;
+
+    fn base_ops(&mut self) -> BaseOps<'_, X86, String> {
+        BaseOps::MultiThread(self)
+    }
+    fn use_rle(&self) -> bool {
+        false
+    }
+    fn use_fork_stop_reason(&self) -> bool {
+        false
+    }
+    fn use_vfork_stop_reason(&self) -> bool {
+        false
+    }
+    fn use_vforkdone_stop_reason(&self) -> bool {
+        false
+    }
+    fn use_lldb_register_info(&self) -> bool {
+        false
+    }
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_target_description_xml_override(
+        &mut self,
+    ) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_host_info(&mut self) -> Option<HostInfoOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_process_info(&mut self) -> Option<ProcessInfoOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+fn refused(why: String) -> TargetError<String> {
+    tracing::info!(%why, "a register isn't written");
+    TargetError::Errno(REFUSED)
+}
+
+impl Guest {
+    fn view(&self, thread: Tid) -> TargetResult<View<'_>, Guest> {
+        let vcpu = vcpu(self, thread).map_err(TargetError::Errno)?;
+        View::read(self.target.domain().as_ref(), vcpu).map_err(|e| refused(e.to_string()))
+    }
+}
+
+impl MultiThreadBase for Guest {
+    fn read_registers(&mut self, file: &mut RegisterFile, thread: Tid) -> TargetResult<(), Self> {
+        self.hold();
+        let view = self.view(thread)?;
+        file.0.clear();
+        for register in TABLE {
+            view.put(register, &mut file.0);
+        }
+        Ok(())
+    }
+
+    /// Only what differs is written: a client sends the whole file back to change one register, and some
+    /// registers (the TSC) have moved on since.
+    fn write_registers(&mut self, file: &RegisterFile, thread: Tid) -> TargetResult<(), Self> {
+        self.hold();
+        let mut view = self.view(thread)?;
+        let mut rest = &file.0[..];
+        for register in TABLE {
+            let Some((value, tail)) = rest.split_at_checked(register.bytes()) else {
+                break;
+            };
+            rest = tail;
+            let mut now = Vec::new();
+            view.put(register, &mut now);
+            if now != value && !matches!(register.slot, crate::registers::Slot::OtherMsr(_)) {
+                view.set(register, value).map_err(refused)?;
+            }
+        }
+        view.write().map_err(refused)
+    }
+
+    fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
+        Some(self)
+    }
+
+    /// Not reached: memory is [`crate::packets`]' business.
+    fn read_addrs(&mut self, _: u64, _: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
+        Err(TargetError::NonFatal)
+    }
+
+    /// Not reached either.
+    fn write_addrs(&mut self, _: u64, _: &[u8], _: Tid) -> TargetResult<(), Self> {
+        Err(TargetError::NonFatal)
+    }
+
+    fn list_active_threads(&mut self, report: &mut dyn FnMut(Tid)) -> Result<(), String> {
+        for index in 0..self.domain().vcpu_count() {
+            report(crate::guest::thread(VcpuId(index)));
+        }
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SingleRegisterAccess<Tid> for Guest {
+    fn read_register(
+        &mut self,
+        thread: Tid,
+        number: RegisterNumber,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
+        self.hold();
+        let mut value = Vec::new();
+        self.view(thread)?.put(&TABLE[number.0], &mut value);
+        buffer[..value.len()].copy_from_slice(&value);
+        Ok(value.len())
+    }
+
+    fn write_register(
+        &mut self,
+        thread: Tid,
+        number: RegisterNumber,
+        value: &[u8],
+    ) -> TargetResult<(), Self> {
+        self.hold();
+        let register = &TABLE[number.0];
+        let mut view = self.view(thread)?;
+        view.set(register, value).map_err(refused)?;
+        if matches!(register.slot, crate::registers::Slot::OtherMsr(_)) {
+            return Ok(());
+        }
+        view.write().map_err(refused)
+    }
+}
+
+impl ThreadExtraInfo for Guest {
+    fn thread_extra_info(&self, thread: Tid, buffer: &mut [u8]) -> Result<usize, String> {
+        let text = match self.vcpu(thread) {
+            Some(vcpu) => format!("{}, {}", threads::name(vcpu), threads::extra(self, vcpu)),
+            None => String::from("no such vCPU"),
+        };
+        let length = text.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&text.as_bytes()[..length]);
+        Ok(length)
+    }
+}
+
+impl TargetDescriptionXmlOverride for Guest {
+    fn target_description_xml(
+        &self,
+        annex: &[u8],
+        offset: u64,
+        length: usize,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
+        if annex != b"target.xml" {
+            return Err(TargetError::Errno(0));
+        }
+        let xml = description().as_bytes();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|o| xml.get(o..))
+            .unwrap_or(&[]);
+        // Escapes may double what is written.
+        let length = length.min(rest.len()).min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+}

@@ -1,0 +1,68 @@
+//! `vCont`, `c`, `s`: what is asked is only noted; the session carries it out.
+//!
+//! Signals that a client wants to pass on are dropped: a machine has no use for them.
+
+use super::vcpu;
+use crate::guest::Guest;
+use crate::resume::{Action, Actions};
+use gdbstub::common::{Signal, Tid};
+use gdbstub::target::ext::base::multithread::{
+    MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume, MultiThreadSchedulerLocking,
+    MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+};
+
+impl Guest {
+    fn add(&mut self, thread: Tid, action: Action) -> Result<(), String> {
+        let vcpu = vcpu(self, thread).map_err(|_| format!("there is no thread {thread}"))?;
+        // The first action that fits a thread counts.
+        if !self.actions.single.iter().any(|(v, _)| *v == vcpu) {
+            self.actions.single.push((vcpu, action));
+        }
+        Ok(())
+    }
+}
+
+impl MultiThreadResume for Guest {
+    fn resume(&mut self) -> Result<(), String> {
+        self.requested = Some(self.actions.plan(self.domain().vcpu_count()));
+        Ok(())
+    }
+
+    fn clear_resume_actions(&mut self) -> Result<(), String> {
+        self.actions = Actions::default();
+        Ok(())
+    }
+
+    fn set_resume_action_continue(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), String> {
+        self.add(thread, Action::Continue)
+    }
+
+    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_range_step(&mut self) -> Option<MultiThreadRangeSteppingOps<'_, Self>> {
+        Some(self)
+    }
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSingleStep for Guest {
+    fn set_resume_action_step(&mut self, thread: Tid, _: Option<Signal>) -> Result<(), String> {
+        self.add(thread, Action::Step)
+    }
+}
+
+impl MultiThreadRangeStepping for Guest {
+    fn set_resume_action_range_step(&mut self, thread: Tid, start: u64, end: u64) -> Result<(), String> {
+        self.add(thread, Action::Range(start..end))
+    }
+}
+
+impl MultiThreadSchedulerLocking for Guest {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), String> {
+        self.actions.locked = true;
+        Ok(())
+    }
+}
