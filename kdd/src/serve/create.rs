@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The CPU model of a domain that doesn't name one.
-pub const DEFAULT_CPU: &str = "default";
+pub const DEFAULT_CPU: &str = "";
 
 impl Service {
     /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
