@@ -6,8 +6,44 @@ use super::vcpu::Vcpu;
 use iced_x86::Instruction;
 use rustc_hash::FxHashMap;
 
-/// Executes one decoded instruction.
-pub(crate) type Handler = fn(&mut Vcpu, &mut Bus, &Op) -> Flow;
+/// Executes a decoded instruction and goes on with those after it: each handler ends in a call of the next, which the
+/// compiler makes a jump. A block's length bounds the depth where it doesn't.
+///
+/// Returns what ended the run; for [`Flow::Leave`], [`Flow::Abort`] and [`Flow::Break`], [`Vcpu::stopped_at`] is the
+/// number of the instruction. [`Flow::Branch`] comes only from the last one.
+pub(crate) type Handler = fn(&mut Vcpu, &mut Bus, &Op, &[Op]) -> Flow;
+
+/// Runs `ops` from the first on.
+#[inline(always)]
+pub(crate) fn dispatch(cpu: &mut Vcpu, bus: &mut Bus, ops: &[Op]) -> Flow {
+    match ops.split_first() {
+        Some((op, rest)) => (op.handler)(cpu, bus, op, rest),
+        None => Flow::Next,
+    }
+}
+
+/// Makes a [`Handler`] of a function that executes one instruction.
+macro_rules! handler {
+    ($f:expr) => {{
+        fn handler(
+            cpu: &mut $crate::engine::vcpu::Vcpu,
+            bus: &mut $crate::engine::bus::Bus,
+            op: &$crate::engine::block::Op,
+            rest: &[$crate::engine::block::Op],
+        ) -> $crate::engine::exec::Flow {
+            match $f(cpu, bus, op) {
+                $crate::engine::exec::Flow::Next => $crate::engine::block::dispatch(cpu, bus, rest),
+                $crate::engine::exec::Flow::Branch => $crate::engine::exec::Flow::Branch,
+                flow => {
+                    cpu.stopped_at = op.number;
+                    flow
+                }
+            }
+        }
+        handler as $crate::engine::block::Handler
+    }};
+}
+pub(crate) use handler;
 
 /// A decoded instruction: the handler that gives it its meaning and the operands in the handler's form.
 pub(crate) struct Op {

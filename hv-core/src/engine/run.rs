@@ -1,6 +1,6 @@
 //! The run loop of one vCPU: block after block until its time is up or something must be looked at.
 
-use super::block::{CodeCache, JumpCache};
+use super::block::{CodeCache, JumpCache, dispatch};
 use super::bus::{Bus, PendingFlush};
 use super::exec::Flow;
 use super::interrupt::{Source, TripleFault};
@@ -106,20 +106,9 @@ impl Runner {
             if count == 0 {
                 return Exit::Time;
             }
-            let mut number = 0;
-            let flow = loop {
-                let op = &block.ops[number];
-                let flow = (op.handler)(cpu, bus, op);
-                if flow != Flow::Next {
-                    break flow;
-                }
-                number += 1;
-                if number == count {
-                    break Flow::Next;
-                }
-            };
+            let flow = dispatch(cpu, bus, &block.ops[..count]);
             match flow {
-                Flow::Branch => cpu.clock += number as u64 + 1,
+                Flow::Branch => cpu.clock += count as u64,
                 Flow::Next => {
                     cpu.clock += count as u64;
                     cpu.rip = if count == length {
@@ -132,10 +121,11 @@ impl Runner {
                     }
                 }
                 Flow::Leave => {
-                    cpu.clock += number as u64 + 1;
+                    cpu.clock += cpu.stopped_at as u64 + 1;
                     return Exit::Look;
                 }
                 Flow::Abort => {
+                    let number = cpu.stopped_at as usize;
                     cpu.clock += number as u64;
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
@@ -156,7 +146,7 @@ impl Runner {
                     }
                 }
                 Flow::Break => {
-                    cpu.clock += number as u64;
+                    cpu.clock += cpu.stopped_at as u64;
                     return Exit::Break;
                 }
             }
@@ -285,7 +275,7 @@ impl Vcpu {
         let restores_rf = op.instruction.as_deref().is_some_and(|i| {
             matches!(i.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq)
         });
-        let flow = (op.handler)(self, bus, op);
+        let flow = (op.handler)(self, bus, op, &[]);
         match flow {
             Flow::Next => self.rip = block.end,
             Flow::Branch | Flow::Leave => {}

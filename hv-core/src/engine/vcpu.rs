@@ -94,6 +94,8 @@ pub(crate) struct Vcpu {
     pub(crate) clock: u64,
     /// The clock at which to stop.
     pub(crate) stop_at: u64,
+    /// The number in its block of the instruction that left or aborted it.
+    pub(crate) stopped_at: u16,
     pub(crate) view: View,
     /// An interrupt would be taken if IF is set.
     pub(crate) interrupt_line: bool,
@@ -133,6 +135,7 @@ impl Vcpu {
             flags: Flags::default(),
             clock: 0,
             stop_at: 0,
+            stopped_at: 0,
             view: View::Supervisor,
             interrupt_line: false,
             mode: Mode::Real,
