@@ -72,7 +72,7 @@ impl ReadRegisters for Domain {
         Ok(guest.registers(vcpu))
     }
     fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<Option<u64>> {
-        let guest = self.control.lock_guest();
+        let mut guest = self.control.lock_guest();
         self.control.check_vcpu(&*guest, vcpu)?;
         Ok(guest.read_msr(vcpu, msr))
     }

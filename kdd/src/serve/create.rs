@@ -11,9 +11,6 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The CPU model of a domain that doesn't name one.
-pub const DEFAULT_CPU: &str = "default";
-
 impl Service {
     /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
     ///
@@ -87,7 +84,8 @@ impl Service {
                 memory_bytes: machine.memory_bytes,
                 vcpus: machine.vcpus,
                 seed: machine.seed,
-                cpu_model: machine.cpu.unwrap_or_else(|| DEFAULT_CPU.into()),
+                // The hypervisor's default where none is named.
+                cpu_model: machine.cpu.unwrap_or_default(),
                 debug_exit: machine.debug_exit,
                 guest: GuestImage::Linux {
                     kernel,

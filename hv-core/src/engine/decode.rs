@@ -1,0 +1,312 @@
+//! From guest bytes to decoded blocks.
+
+use super::block::{Block, Op};
+use super::bus::Bus;
+use super::cpuid::{CpuModel, feature as f};
+use super::exec::{self, Flow};
+use super::fast;
+use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
+use crate::addr::GuestPhysAddr;
+use crate::regs::seg;
+use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
+
+const MAX_OPS: usize = 64;
+
+/// Executes an instruction by the reference implementation.
+pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
+    let Some(i) = op.instruction.as_deref() else {
+        let _: Abort = cpu.undefined();
+        return Flow::Abort;
+    };
+    match exec::execute(cpu, bus, i, op.number) {
+        Ok(flow) => flow,
+        Err(Abort) => Flow::Abort,
+    }
+}
+
+fn undefined(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
+    let _: Abort = cpu.undefined();
+    Flow::Abort
+}
+
+fn breakpoint(_: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
+    Flow::Break
+}
+
+impl Op {
+    pub(crate) fn new(handler: super::block::Handler) -> Op {
+        Op {
+            handler,
+            imm: 0,
+            disp: 0,
+            instruction: None,
+            dst: ZERO as u8,
+            src: ZERO as u8,
+            base: ZERO as u8,
+            index: ZERO as u8,
+            scale: 0,
+            segment: ZERO as u8,
+            number: 0,
+            offset: 0,
+            stack: false,
+        }
+    }
+
+    fn generic(i: &Instruction) -> Op {
+        Op { instruction: Some(Box::new(*i)), ..Op::new(generic) }
+    }
+}
+
+/// Whether the model has every feature that an instruction belongs to.
+pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
+    i.cpuid_features().iter().all(|feature| match feature {
+        CpuidFeature::INTEL8086
+        | CpuidFeature::INTEL8086_ONLY
+        | CpuidFeature::INTEL186
+        | CpuidFeature::INTEL286
+        | CpuidFeature::INTEL386
+        | CpuidFeature::INTEL486
+        | CpuidFeature::X64
+        | CpuidFeature::FPU
+        | CpuidFeature::FPU287
+        | CpuidFeature::FPU387
+        | CpuidFeature::CPUID
+        | CpuidFeature::CX8
+        | CpuidFeature::CMOV
+        | CpuidFeature::TSC
+        | CpuidFeature::MSR
+        | CpuidFeature::MMX
+        | CpuidFeature::FXSR
+        | CpuidFeature::SSE
+        | CpuidFeature::SSE2
+        | CpuidFeature::SYSCALL
+        | CpuidFeature::PAUSE
+        | CpuidFeature::MULTIBYTENOP
+        | CpuidFeature::CLFSH
+        | CpuidFeature::CET_IBT
+        | CpuidFeature::CET_SS
+        | CpuidFeature::PREFETCHW
+        | CpuidFeature::PREFETCHWT1
+        | CpuidFeature::HLE_or_RTM
+        => true,
+        CpuidFeature::SEP => model.leaf1_edx & f::SEP != 0,
+        CpuidFeature::SSE3 => model.leaf1_ecx & f::SSE3 != 0,
+        CpuidFeature::SSSE3 => model.leaf1_ecx & f::SSSE3 != 0,
+        CpuidFeature::SSE4_1 => model.leaf1_ecx & f::SSE41 != 0,
+        CpuidFeature::SSE4_2 => model.leaf1_ecx & f::SSE42 != 0,
+        CpuidFeature::POPCNT => model.leaf1_ecx & f::POPCNT != 0,
+        CpuidFeature::AES => model.leaf1_ecx & f::AES != 0,
+        CpuidFeature::PCLMULQDQ => model.leaf1_ecx & f::PCLMULQDQ != 0,
+        CpuidFeature::MOVBE => model.leaf1_ecx & f::MOVBE != 0,
+        CpuidFeature::CMPXCHG16B => model.leaf1_ecx & f::CX16 != 0,
+        CpuidFeature::RDRAND => model.leaf1_ecx & f::RDRAND != 0,
+        CpuidFeature::XSAVE => model.has_xsave(),
+        CpuidFeature::XSAVEOPT => model.leaf13_1_eax & f::XSAVEOPT != 0,
+        CpuidFeature::XSAVEC => model.leaf13_1_eax & f::XSAVEC != 0,
+        CpuidFeature::XSAVES => model.leaf13_1_eax & f::XSAVES != 0,
+        // F3 0F BC and F3 0F BD are BSF and BSR on a CPU without these.
+        CpuidFeature::BMI1 => {
+            model.leaf7_ebx & f::BMI1 != 0 || i.mnemonic() == Mnemonic::Tzcnt
+        }
+        CpuidFeature::LZCNT => true,
+        CpuidFeature::BMI2 => model.leaf7_ebx & f::BMI2 != 0,
+        CpuidFeature::ADX => model.leaf7_ebx & f::ADX != 0,
+        CpuidFeature::FSGSBASE => model.leaf7_ebx & f::FSGSBASE != 0,
+        CpuidFeature::INVPCID => model.leaf7_ebx & f::INVPCID != 0,
+        CpuidFeature::RDSEED => model.leaf7_ebx & f::RDSEED != 0,
+        CpuidFeature::SMAP => model.leaf7_ebx & f::SMAP != 0,
+        CpuidFeature::CLFLUSHOPT => model.leaf7_ebx & f::CLFLUSHOPT != 0,
+        CpuidFeature::RDPID => model.leaf7_ecx & f::RDPID != 0,
+        CpuidFeature::RDTSCP => model.extended_edx & f::RDTSCP != 0,
+        _ => false,
+    })
+}
+
+/// Whether no other instruction may follow in a block.
+fn ends_block(i: &Instruction) -> bool {
+    i.flow_control() != FlowControl::Next
+        || i.has_rep_prefix()
+        || i.has_repne_prefix()
+        || matches!(
+            i.mnemonic(),
+            Mnemonic::In
+                | Mnemonic::Out
+                | Mnemonic::Insb
+                | Mnemonic::Insw
+                | Mnemonic::Insd
+                | Mnemonic::Outsb
+                | Mnemonic::Outsw
+                | Mnemonic::Outsd
+                | Mnemonic::Hlt
+                | Mnemonic::Wrmsr
+                | Mnemonic::Invlpg
+                | Mnemonic::Invpcid
+                | Mnemonic::Popf
+                | Mnemonic::Popfd
+                | Mnemonic::Popfq
+                | Mnemonic::Stac
+                | Mnemonic::Clac
+                | Mnemonic::Cpuid
+                | Mnemonic::Lmsw
+                | Mnemonic::Xsetbv
+                | Mnemonic::Wrfsbase
+                | Mnemonic::Wrgsbase
+        )
+        || (i.mnemonic() == Mnemonic::Mov && (i.op0_register().is_cr() || i.op0_register().is_dr()))
+        || (matches!(i.mnemonic(), Mnemonic::Mov | Mnemonic::Pop | Mnemonic::Lss)
+            && i.op0_register() == iced_x86::Register::SS)
+        || i.mnemonic() == Mnemonic::Lss
+}
+
+/// Bytes at a linear address, up to the end of its page.
+struct Fetched {
+    physical: u64,
+    bytes: [u8; 4096],
+    length: usize,
+}
+
+impl Vcpu {
+    /// The linear address of the instruction at RIP.
+    pub(crate) fn fetch_address(&self) -> u64 {
+        if self.mode == Mode::Long {
+            self.rip
+        } else {
+            self.r.segments[seg::CS].base.wrapping_add(self.rip) & 0xffff_ffff
+        }
+    }
+
+    fn fetch_page(&mut self, bus: &mut Bus, linear: u64, limit: usize) -> Exec<Fetched> {
+        let physical = self.translate_fetch(bus, linear)?;
+        let length = (0x1000 - (linear as usize & 0xfff)).min(limit);
+        let mut fetched = Fetched { physical, bytes: [0xff; 4096], length };
+        bus.memory.read(GuestPhysAddr(physical), &mut fetched.bytes[..length]);
+        Ok(fetched)
+    }
+
+    /// Decodes the block at RIP; with `single`, one instruction that ignores breakpoints and isn't noted as code.
+    pub(crate) fn decode_block(&mut self, bus: &mut Bus, single: bool) -> Exec<Block> {
+        let linear = self.fetch_address();
+        if self.mode != Mode::Long && self.rip > self.r.segments[seg::CS].limit as u64 {
+            return Err(self.general_protection());
+        }
+        let fetched = self.fetch_page(bus, linear, if single { 15 } else { 4096 })?;
+        let mut block = Block {
+            rip: self.rip,
+            end: self.rip,
+            ops: Vec::new(),
+            physical: fetched.physical,
+            second_frame: None,
+            mode: self.mode as u8,
+            serial: 0,
+        };
+        let breaks = !single && !bus.watches.is_empty() && bus.watches.executes_in(linear, fetched.physical);
+        let mut decoder = Decoder::with_ip(
+            self.mode.bitness(),
+            &fetched.bytes[..fetched.length],
+            self.rip,
+            DecoderOptions::NONE,
+        );
+        let mut used = 0;
+        let mut instruction = Instruction::default();
+        while block.ops.len() < if single { 1 } else { MAX_OPS } {
+            let offset = decoder.position();
+            if offset >= fetched.length {
+                break;
+            }
+            if breaks
+                && bus.watches.is_break_address(
+                    linear.wrapping_add(offset as u64),
+                    fetched.physical.wrapping_add(offset as u64),
+                )
+            {
+                if block.ops.is_empty() {
+                    let mut op = Op::new(breakpoint);
+                    op.offset = 0;
+                    block.ops.push(op);
+                    used = 1;
+                    block.end = self.rip.wrapping_add(1);
+                }
+                break;
+            }
+            decoder.decode_out(&mut instruction);
+            let at_page_end = linear as usize & 0xfff;
+            if instruction.is_invalid()
+                && decoder.last_error() == DecoderError::NoMoreBytes
+                && at_page_end + fetched.length == 4096
+            {
+                if !block.ops.is_empty() {
+                    break;
+                }
+                return self.decode_straddling(bus, linear, &fetched, block);
+            }
+            let fits_limit = self.mode == Mode::Long
+                || instruction.next_ip().wrapping_sub(1) <= self.r.segments[seg::CS].limit as u64;
+            if !fits_limit && !block.ops.is_empty() {
+                break;
+            }
+            used = decoder.position();
+            block.end = instruction.next_ip();
+            let done = self.push_op(&mut block, &instruction, offset);
+            if done {
+                break;
+            }
+        }
+        if !single {
+            bus.note_code(fetched.physical >> 12, fetched.physical as usize & 0xfff, used);
+        }
+        Ok(block)
+    }
+
+    /// A block of one instruction that reaches into the next page.
+    fn decode_straddling(
+        &mut self,
+        bus: &mut Bus,
+        linear: u64,
+        first: &Fetched,
+        mut block: Block,
+    ) -> Exec<Block> {
+        let next = self.wrap_linear(linear.wrapping_add(first.length as u64));
+        let second = self.fetch_page(bus, next, 15)?;
+        let mut bytes = [0; 30];
+        let head = first.length.min(15);
+        bytes[..head].copy_from_slice(&first.bytes[..head]);
+        bytes[head..head + second.length].copy_from_slice(&second.bytes[..second.length]);
+        let mut decoder = Decoder::with_ip(
+            self.mode.bitness(),
+            &bytes[..(head + second.length).min(15)],
+            self.rip,
+            DecoderOptions::NONE,
+        );
+        let instruction = decoder.decode();
+        block.end = instruction.next_ip();
+        block.second_frame = Some(second.physical >> 12);
+        self.push_op(&mut block, &instruction, 0);
+        bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
+        bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
+        Ok(block)
+    }
+
+    /// Appends an instruction; true if the block ends with it.
+    fn push_op(&mut self, block: &mut Block, i: &Instruction, offset: usize) -> bool {
+        let invalid = i.is_invalid() || !supported(&self.model, i);
+        let mut op = if invalid {
+            Op::new(undefined)
+        } else if self.mode == Mode::Long {
+            fast::lower(i).unwrap_or_else(|| Op::generic(i))
+        } else {
+            Op::generic(i)
+        };
+        op.number = block.ops.len() as u16;
+        op.offset = offset as u16;
+        block.ops.push(op);
+        invalid || ends_block(i)
+    }
+
+    /// The exception for a non-canonical address met by `op`.
+    pub(crate) fn settle_non_canonical(&mut self, op: &Op) {
+        if self.pending == Pending::NonCanonical {
+            let vector = if op.stack { super::vcpu::vector::SS } else { super::vcpu::vector::GP };
+            self.pending = Pending::Exception { vector, error: Some(0) };
+        }
+    }
+}

@@ -1,0 +1,10 @@
+#!/bin/bash
+# Installs what the tests drive or compare with, where it is missing: debuggers and a reference emulator.
+set -euo pipefail
+# shellcheck source=setup/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+install_missing gdb=gdb lldb=lldb qemu-system-x86_64=qemu-system-x86
+for tool in gdb lldb qemu-system-x86_64; do
+    "$tool" --version | head -n 1
+done
