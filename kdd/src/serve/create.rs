@@ -38,7 +38,13 @@ impl Service {
             Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
             Guest::Restore { path } => self.restore(&path, request.name)?,
         };
-        let managed = self.adopt(Managed::new(domain, guest, console, 1));
+        let managed = self.adopt(Managed::new(
+            domain.clone(),
+            domain.hardware().clone(),
+            guest,
+            console,
+            1,
+        ));
         managed.connect_console();
         for address in &request.gdb {
             if let Err(failure) = self.listen(&managed, address) {
@@ -67,11 +73,11 @@ impl Service {
         throttle: bool,
     ) -> Result<(Arc<Domain>, String), Failure> {
         let machine = linux.machine;
-        let kernel = guest_files::read(&linux.kernel, "kernel", machine.memory_bytes)?;
+        let kernel = guest_files::kernel(&linux.kernel)?;
         let initrd = linux
             .initrd
             .as_deref()
-            .map(|path| guest_files::read(path, "initrd", machine.memory_bytes))
+            .map(|path| guest_files::initrd(path, machine.memory_bytes))
             .transpose()?;
         let mut words = format!("Linux {}", linux.kernel.display());
         if let Some(initrd) = &linux.initrd {
