@@ -5,7 +5,7 @@ use super::{Managed, Service, guest_files, lock};
 use crate::Failure;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest};
 use crate::parse;
-use hv_core::machine::{GuestImage, MachineConfig};
+use hv_core::machine::{CreateError, GuestImage, MachineConfig};
 use hv_core::{Domain, DomainConfig, HypervisorError};
 use std::io::BufReader;
 use std::path::Path;
@@ -137,9 +137,10 @@ fn refused(what: &str, error: &HypervisorError) -> Failure {
             format_args!("'kdd destroy {name}' first, or 'kdd fork {name}' for a second one"),
         ),
         HypervisorError::Restore(error) => Failure::new(what, error, "save the domain again with 'kdd save'"),
-        HypervisorError::Create(error) => {
+        HypervisorError::Create(CreateError::Load(error)) => {
             Failure::new(what, error, "see 'kdd create --help' for what a guest may be")
         }
+        HypervisorError::Create(error) => Failure::new("create", error, "see 'kdd create --help'"),
         error => Failure::new(what, error, "'kdd list' shows the domains there are"),
     }
 }

@@ -141,7 +141,7 @@ fn on_event(name: &str, event: &Event, console: &ConsoleSink, lifecycle: &watch:
             lifecycle.send_if_modified(|now| end(now, Lifecycle::DebugExit(*value)));
         }
         Event::Crashed(reason) => {
-            tracing::warn!(domain = name, %reason, "crashed");
+            tracing::info!(domain = name, %reason, "crashed");
             lifecycle.send_if_modified(|now| end(now, Lifecycle::Crashed(reason.to_string())));
         }
         Event::Reset => {
