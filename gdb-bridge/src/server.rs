@@ -2,7 +2,7 @@
 //!
 //! Every session has a thread of its own with a small runtime, because calls into the domain block: a pause waits
 //! for the vCPUs, a step runs guest code. So one session never waits for another, and a packet is answered on the
-//! thread that read it. Connections beyond [`MOST_SESSIONS`] are closed at once.
+//! thread that read it. Connections beyond `MOST_SESSIONS` are closed at once.
 
 use crate::guest::Options;
 use crate::session::GdbSession;

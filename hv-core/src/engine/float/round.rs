@@ -179,11 +179,11 @@ impl Wide {
 
 impl Rounded {
     /// The bits as a single or double.
-    pub const fn to_ieee(&self, format: Format) -> u64 {
+    pub const fn to_ieee(self, format: Format) -> u64 {
         super::format::pack_ieee(format, self.sign, self.biased, self.sig)
     }
     /// The bits as an 80-bit value.
-    pub const fn to_f80(&self) -> u128 {
+    pub const fn to_f80(self) -> u128 {
         super::format::pack_f80(self.sign, self.biased, self.sig)
     }
 }

@@ -350,3 +350,47 @@ fn fxsave_and_fxrstor_are_each_others_inverse() {
         }
     );
 }
+
+#[test]
+fn fast_forms_agree_with_the_reference() {
+    use crate::engine::exec::Flow;
+    let mut random = super::Random(30);
+    let mut count = 0;
+    for i in Code::values()
+        .filter(|code| is_covered(*code))
+        .flat_map(instances)
+    {
+        let Some(op) = crate::engine::fast::lower(&i) else {
+            continue;
+        };
+        count += 1;
+        for shift in [0, 0, 0, 4] {
+            let (mut a, mut bus_a) = machine();
+            let (mut b, mut bus_b) = machine();
+            for n in 0..3 {
+                let value = random.vector();
+                (a.r.xmm[n], b.r.xmm[n]) = (value, value);
+            }
+            let (c, d, memory) = (random.next(), random.next(), random.vector());
+            for (cpu, bus) in [(&mut a, &mut bus_a), (&mut b, &mut bus_b)] {
+                cpu.gpr[gpr::RCX] = c;
+                cpu.gpr[gpr::RDX] = d;
+                cpu.gpr[gpr::RBX] += shift;
+                assert_eq!(cpu.store_u128(bus, DATA + shift, memory), Ok(()));
+            }
+            let reference = step(&mut a, &mut bus_a, &i);
+            let fast = match (op.handler)(&mut b, &mut bus_b, &op) {
+                Flow::Next => Ok(()),
+                _ => match b.pending {
+                    Pending::Exception { vector, .. } => Err(vector),
+                    _ => Err(255),
+                },
+            };
+            assert_eq!(fast, reference, "{:?}", i.code());
+            assert_eq!(b.registers(), a.registers(), "{:?}", i.code());
+            let after = a.load_u128(&mut bus_a, DATA + shift);
+            assert_eq!(b.load_u128(&mut bus_b, DATA + shift), after, "{:?}", i.code());
+        }
+    }
+    assert!(count > 60, "only {count}");
+}

@@ -5,6 +5,7 @@
 #![allow(missing_docs)] // The names are the instructions'.
 
 use super::Vector;
+pub use super::bytes::{paddb, pcmpeqb, pcmpgtb, pmaxub, pminub, pmovmskb, psubb};
 
 macro_rules! lanewise {
     ($($name:ident $read:ident $write:ident |$a:ident, $b:ident| $value:expr;)*) => {$(
@@ -17,11 +18,9 @@ macro_rules! lanewise {
 }
 
 lanewise! {
-    paddb u8s gen8 |a, b| a.wrapping_add(b);
     paddw u16s gen16 |a, b| a.wrapping_add(b);
     paddd u32s gen32 |a, b| a.wrapping_add(b);
     paddq u64s gen64 |a, b| a.wrapping_add(b);
-    psubb u8s gen8 |a, b| a.wrapping_sub(b);
     psubw u16s gen16 |a, b| a.wrapping_sub(b);
     psubd u32s gen32 |a, b| a.wrapping_sub(b);
     psubq u64s gen64 |a, b| a.wrapping_sub(b);
@@ -35,11 +34,9 @@ lanewise! {
     psubusb u8s gen8 |a, b| a.saturating_sub(b);
     psubusw u16s gen16 |a, b| a.saturating_sub(b);
 
-    pcmpeqb u8s gen8 |a, b| if a == b { !0 } else { 0 };
     pcmpeqw u16s gen16 |a, b| if a == b { !0 } else { 0 };
     pcmpeqd u32s gen32 |a, b| if a == b { !0 } else { 0 };
     pcmpeqq u64s gen64 |a, b| if a == b { !0 } else { 0 };
-    pcmpgtb u8s gen8 |a, b| if a as i8 > b as i8 { !0 } else { 0 };
     pcmpgtw u16s gen16 |a, b| if a as i16 > b as i16 { !0 } else { 0 };
     pcmpgtd u32s gen32 |a, b| if a as i32 > b as i32 { !0 } else { 0 };
     pcmpgtq u64s gen64 |a, b| if a as i64 > b as i64 { !0 } else { 0 };
@@ -47,13 +44,11 @@ lanewise! {
     pavgb u8s gen8 |a, b| ((a as u16 + b as u16 + 1) >> 1) as u8;
     pavgw u16s gen16 |a, b| ((a as u32 + b as u32 + 1) >> 1) as u16;
 
-    pminub u8s gen8 |a, b| a.min(b);
     pminuw u16s gen16 |a, b| a.min(b);
     pminud u32s gen32 |a, b| a.min(b);
     pminsb u8s gen8 |a, b| (a as i8).min(b as i8) as u8;
     pminsw u16s gen16 |a, b| (a as i16).min(b as i16) as u16;
     pminsd u32s gen32 |a, b| (a as i32).min(b as i32) as u32;
-    pmaxub u8s gen8 |a, b| a.max(b);
     pmaxuw u16s gen16 |a, b| a.max(b);
     pmaxud u32s gen32 |a, b| a.max(b);
     pmaxsb u8s gen8 |a, b| (a as i8).max(b as i8) as u8;
@@ -178,13 +173,6 @@ pub fn mpsadbw(a: u128, b: u128, imm: u8) -> u128 {
             .map(|j| a[from_a + i + j].abs_diff(b[from_b + j]) as u16)
             .sum()
     })
-}
-
-/// PMOVMSKB: the sign bits of all bytes.
-#[inline]
-pub fn pmovmskb<V: Vector>(a: V) -> u32 {
-    let a = a.u8s();
-    (0..V::BYTES).fold(0, |mask, i| mask | (a[i] as u32 >> 7) << i)
 }
 
 /// MOVMSKPS.

@@ -11,6 +11,7 @@
 
 pub mod aes;
 pub mod approx;
+pub mod bytes;
 pub mod clmul;
 pub mod convert;
 pub mod crc32;

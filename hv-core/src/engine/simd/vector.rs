@@ -17,8 +17,6 @@ pub trait Vector:
     /// Lanes of 64 bits.
     type U64: Index<usize, Output = u64> + Copy;
 
-    /// All zeros.
-    const ZERO: Self;
     /// The 8-bit lanes.
     fn u8s(self) -> Self::U8;
     /// The 16-bit lanes.
@@ -35,8 +33,6 @@ pub trait Vector:
     fn gen32(lane: impl Fn(usize) -> u32) -> Self;
     /// A vector from 64-bit lanes by index.
     fn gen64(lane: impl Fn(usize) -> u64) -> Self;
-    /// The low 64 bits: a shift count.
-    fn low64(self) -> u64;
 }
 
 macro_rules! lanes {
@@ -67,7 +63,6 @@ macro_rules! vector {
     ($vector:ty, $bytes:expr) => {
         impl Vector for $vector {
             const BYTES: usize = $bytes;
-            const ZERO: Self = 0;
             type U8 = [u8; $bytes];
             type U16 = [u16; $bytes / 2];
             type U32 = [u32; $bytes / 4];
@@ -76,10 +71,6 @@ macro_rules! vector {
             lanes!(u16s, gen16, U16, u16, $bytes / 2);
             lanes!(u32s, gen32, U32, u32, $bytes / 4);
             lanes!(u64s, gen64, U64, u64, $bytes / 8);
-            #[inline(always)]
-            fn low64(self) -> u64 {
-                self as u64
-            }
         }
     };
 }
