@@ -24,6 +24,15 @@ pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     }
 }
 
+/// STI with another instruction behind it in its block.
+fn sti_inside(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
+    let Some(i) = op.instruction.as_deref() else { return Flow::Abort };
+    match exec::system::enable_interrupts_inside(cpu, i, op.number) {
+        Ok(flow) => flow,
+        Err(Abort) => Flow::Abort,
+    }
+}
+
 fn undefined(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     let _: Abort = cpu.undefined();
     Flow::Abort
@@ -297,6 +306,11 @@ impl Vcpu {
         previous: Option<&Instruction>,
         offset: usize,
     ) -> bool {
+        if let Some(before) = block.ops.last_mut()
+            && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
+        {
+            before.handler = handler!(sti_inside);
+        }
         let invalid = i.is_invalid() || !supported(&self.model, i);
         let mut op = if invalid {
             Op::new(handler!(undefined))

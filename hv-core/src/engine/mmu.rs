@@ -284,6 +284,30 @@ impl Vcpu {
         }
     }
 
+    /// The guest's own I/O breakpoints, which CR4.DE allows (SDM vol. 3B, 17.2.4).
+    pub(crate) fn check_guest_port_watch(&mut self, port: u16, size: usize) {
+        let dr7 = self.r.dr7;
+        for i in 0..4 {
+            if dr7 >> (2 * i) & 3 == 0 || dr7 >> (16 + 4 * i) & 3 != 2 || self.r.cr4 & cr4::DE == 0 {
+                continue;
+            }
+            let length = (dr7 >> (18 + 4 * i) & 3) + 1;
+            let start = self.r.dr[i] & !(length - 1);
+            if (port as u64) < start.saturating_add(length) && start < port as u64 + size as u64 {
+                self.debug_trap |= 1 << i;
+            }
+        }
+    }
+
+    /// SDM vol. 3A, 4.4.1: whether the four page-directory-pointer entries at `root` can be loaded.
+    pub(crate) fn pointers_are_valid(&self, bus: &Bus, root: u64) -> bool {
+        let reserved = RESERVED_HIGH | 0xfff << 52 | 0x1e6;
+        (0..4).all(|n| {
+            let value = bus.memory.read_u64((root & 0xffff_ffe0) + 8 * n).unwrap_or(0);
+            value & entry::P == 0 || value & reserved == 0
+        })
+    }
+
     fn may_cache(&self, bus: &Bus, linear: u64, physical: u64) -> bool {
         !self.guest_watch
             && (bus.rights.is_empty() || !bus.rights.contains_key(&(physical >> 12)))

@@ -3,7 +3,7 @@
 use super::block::{CodeCache, JumpCache, dispatch};
 use super::bus::{Bus, PendingFlush};
 use super::exec::Flow;
-use super::interrupt::{Source, TripleFault};
+use super::interrupt::Source;
 use super::vcpu::{Abort, Exec, Pending, Vcpu, vector};
 use crate::addr::GuestPhysAddr;
 use crate::introspect::AccessKind;
@@ -55,11 +55,14 @@ impl Runner {
     }
 
     /// Takes the event that is due; true if there was one.
-    pub(crate) fn take_event(&mut self, bus: &mut Bus) -> Result<bool, TripleFault> {
+    pub(crate) fn take_event(&mut self, bus: &mut Bus) -> Result<bool, Exit> {
         if !self.event_due() {
             return Ok(false);
         }
         let cpu = &mut self.cpu;
+        // A delivery that meets a restricted frame is taken back whole.
+        let before = (!bus.rights.is_empty()).then(|| (bus.platform.clone(), cpu.r.nmi_blocked, cpu.r.activity));
+        let nmi = cpu.nmi_pending;
         let vector = if cpu.nmi_pending && !cpu.r.nmi_blocked {
             cpu.nmi_pending = false;
             cpu.r.nmi_blocked = true;
@@ -71,21 +74,36 @@ impl Runner {
             }
         };
         cpu.interrupt_line = bus.platform.interrupt_pending(cpu.id);
-        if cpu.interrupt(bus, vector, None, Source::External).is_err()
-            && let Some((v, error)) = cpu.resolve_pending()
-        {
-            cpu.deliver_exception(bus, v, error)?;
+        bus.watches.hits.clear();
+        let delivered = match cpu.interrupt(bus, vector, None, Source::External) {
+            Ok(()) => Ok(()),
+            Err(Abort) => match (cpu.restricted_access(), cpu.resolve_pending()) {
+                (Some(exit), _) => Err(exit),
+                (None, Some((v, error))) => cpu.deliver_exception(bus, v, error),
+                (None, None) => Ok(()),
+            },
+        };
+        if let (Err(Exit::PageAccess(..)), Some((platform, blocked, activity))) = (delivered, before) {
+            bus.platform = platform;
+            (cpu.nmi_pending, cpu.r.nmi_blocked, cpu.r.activity) = (nmi, blocked, activity);
+            cpu.interrupt_line = bus.platform.interrupt_pending(cpu.id);
         }
-        Ok(true)
+        delivered.map(|()| true)
     }
 
     /// Runs until the clock is `stop_at` or something else happens. The caller has taken events.
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
-        if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow {
+        // RF lasts for one instruction.
+        if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
             return self.run_precise(bus, cache);
         }
         loop {
             let cpu = &mut self.cpu;
+            // Before the fetch, whose fault belongs to the time that follows.
+            let left = cpu.stop_at.saturating_sub(cpu.clock) as usize;
+            if left == 0 {
+                return Exit::Time;
+            }
             let index = match cache.jump(&self.jumps, cpu.rip, cpu.fetch_key) {
                 Some(index) => index,
                 None => match self.find(bus, cache) {
@@ -102,10 +120,7 @@ impl Runner {
             let cpu = &mut self.cpu;
             let block = cache.get(index);
             let length = block.ops.len();
-            let count = length.min(cpu.stop_at.saturating_sub(cpu.clock) as usize);
-            if count == 0 {
-                return Exit::Time;
-            }
+            let count = length.min(left);
             let flow = dispatch(cpu, bus, &block.ops[..count]);
             match flow {
                 Flow::Branch => cpu.clock += count as u64,
@@ -193,15 +208,18 @@ impl Runner {
     /// Delivers what the last abort asks for; `Some` if the run ends with it.
     fn deliver_pending(&mut self, bus: &mut Bus) -> Option<Exit> {
         let cpu = &mut self.cpu;
-        if let Pending::PageAccess { frame, access } = cpu.pending {
-            cpu.pending = Pending::Nothing;
-            return Some(Exit::PageAccess(frame, access));
+        if let Some(exit) = cpu.restricted_access() {
+            return Some(exit);
         }
         let (vector, error) = cpu.resolve_pending()?;
-        if cpu.deliver_exception(bus, vector, error).is_err() {
-            return Some(Exit::TripleFault);
+        if let Err(exit) = cpu.deliver_exception(bus, vector, error) {
+            return Some(exit);
         }
-        None
+        if !bus.watches.hits.is_empty() {
+            return Some(Exit::Watch);
+        }
+        // A task gate's new task may let interrupts in.
+        (cpu.interrupt_line && cpu.rflags & rflags::IF != 0).then_some(Exit::Look)
     }
 
     /// Executes one instruction with everything looked at: devices at the exact time, code writes, watchpoints, and
@@ -214,29 +232,30 @@ impl Runner {
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {
-            if cpu.deliver_exception(bus, vector::DB, None).is_err() {
-                return Exit::TripleFault;
-            }
-            return Exit::Look;
+            return cpu.deliver_exception(bus, vector::DB, None).err().unwrap_or(Exit::Look);
         }
         let single_step = cpu.rflags & rflags::TF != 0;
         bus.watches.hits.clear();
-        cpu.debug_trap = 0;
+        // What a MOV SS held back comes after the instruction behind it.
+        if !shadow {
+            cpu.debug_trap = 0;
+        }
         cpu.precise = true;
         let outcome = cpu.execute_one(bus);
         self.cpu.precise = false;
         match outcome {
-            Ok(()) => {
+            Ok(done) => {
                 let cpu = &mut self.cpu;
                 cpu.clock += 1;
-                if single_step {
+                if cpu.single_step_traps(single_step, done) {
                     cpu.debug_trap |= 1 << 14;
                 }
-                let trap = std::mem::take(&mut cpu.debug_trap);
-                if trap != 0 && !cpu.r.interrupt_shadow {
+                // MOV SS and POP SS hold traps back, STI doesn't (SDM vol. 3A, 6.8.3).
+                if cpu.debug_trap != 0 && (!cpu.r.interrupt_shadow || done == Mnemonic::Sti) {
+                    let trap = std::mem::take(&mut cpu.debug_trap);
                     cpu.r.dr6 = (cpu.r.dr6 & !0xf) | trap | 0xffff_0ff0;
-                    if cpu.deliver_exception(bus, vector::DB, None).is_err() {
-                        return Exit::TripleFault;
+                    if let Err(exit) = cpu.deliver_exception(bus, vector::DB, None) {
+                        return exit;
                     }
                 }
             }
@@ -268,18 +287,30 @@ impl Vcpu {
         hits != 0
     }
 
-    /// Decodes and executes the instruction at RIP.
-    fn execute_one(&mut self, bus: &mut Bus) -> Exec {
+    /// Whether #DB follows an instruction that was begun with this TF (SDM vol. 3B, 17.3.1.4 and vol. 2).
+    fn single_step_traps(&self, before: bool, done: Mnemonic) -> bool {
+        let after = self.rflags & rflags::TF != 0;
+        match done {
+            // They clear TF on the way to their handler.
+            Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1 => before && after,
+            Mnemonic::Syscall | Mnemonic::Sysret | Mnemonic::Sysretq => after,
+            _ => before,
+        }
+    }
+
+    /// Decodes and executes the instruction at RIP; tells which it was.
+    fn execute_one(&mut self, bus: &mut Bus) -> Exec<Mnemonic> {
+        let start = self.rip;
         let block = self.decode_block(bus, true)?;
         let Some(op) = block.ops.first() else { return Err(self.undefined()) };
-        let restores_rf = op.instruction.as_deref().is_some_and(|i| {
-            matches!(i.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq)
-        });
+        let mnemonic = op.instruction.as_deref().map_or(Mnemonic::INVALID, |i| i.mnemonic());
+        let restores_rf = matches!(mnemonic, Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
         let flow = (op.handler)(self, bus, op, &[]);
         match flow {
             Flow::Next => self.rip = block.end,
             Flow::Branch | Flow::Leave => {}
             Flow::Abort | Flow::Break => {
+                self.rip = start;
                 self.settle_non_canonical(op);
                 return Err(Abort);
             }
@@ -287,6 +318,6 @@ impl Vcpu {
         if !restores_rf {
             self.rflags &= !rflags::RF;
         }
-        Ok(())
+        Ok(mnemonic)
     }
 }

@@ -122,6 +122,8 @@ pub(crate) struct Vcpu {
     pub(crate) guest_watch: bool,
     /// A single PAUSE asks for the slice to end.
     pub(crate) yield_slice: bool,
+    /// The clock when the last exception was delivered.
+    pub(crate) delivered_at: u64,
     /// RDRAND's generator.
     pub(crate) random: u64,
 }
@@ -153,6 +155,7 @@ impl Vcpu {
             debug_trap: 0,
             guest_watch: false,
             yield_slice: false,
+            delivered_at: u64::MAX,
             random: seed ^ ((id.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
         cpu.load_registers(&registers);
@@ -165,6 +168,7 @@ impl Vcpu {
         copy.load_registers(&self.registers());
         copy.nmi_pending = self.nmi_pending;
         copy.random = self.random;
+        copy.delivered_at = self.delivered_at;
         copy
     }
 
