@@ -1,6 +1,6 @@
 //! From guest bytes to decoded blocks.
 
-use super::block::{Block, Op, handler};
+use super::block::{Block, Link, Op, handler};
 use super::bus::Bus;
 use super::cpuid::{CpuModel, feature as f};
 use super::exec::{self, Flow};
@@ -8,6 +8,7 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
+use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
@@ -207,6 +208,7 @@ impl Vcpu {
             second_frame: None,
             mode: self.mode as u8,
             serial: 0,
+            links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
         let breaks = !single && !bus.watches.is_empty() && bus.watches.executes_in(linear, fetched.physical);
         let mut decoder = Decoder::with_ip(

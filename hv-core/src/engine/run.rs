@@ -97,6 +97,8 @@ impl Runner {
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
             return self.run_precise(bus, cache);
         }
+        // The block that control comes from.
+        let mut from = None;
         loop {
             let cpu = &mut self.cpu;
             // Before the fetch, whose fault belongs to the time that follows.
@@ -104,16 +106,26 @@ impl Runner {
             if left == 0 {
                 return Exit::Time;
             }
-            let index = match cache.jump(&self.jumps, cpu.rip, cpu.fetch_key) {
+            let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
+            let index = match linked {
                 Some(index) => index,
-                None => match self.find(bus, cache) {
-                    Ok(index) => index,
-                    Err(Abort) => match self.deliver_pending(bus) {
-                        Some(exit) => return exit,
-                        None => continue,
-                    },
+                None => match self.look_up(bus, cache) {
+                    Ok(index) => {
+                        if let Some(from) = from {
+                            cache.link(from, self.cpu.rip, self.cpu.fetch_key, index);
+                        }
+                        index
+                    }
+                    Err(Abort) => {
+                        from = None;
+                        match self.deliver_pending(bus) {
+                            Some(exit) => return exit,
+                            None => continue,
+                        }
+                    }
                 },
             };
+            from = Some(index);
             if bus.flush != PendingFlush::Nothing || !bus.stale_code.is_empty() {
                 return Exit::Look;
             }
@@ -177,6 +189,15 @@ impl Runner {
             || self.cpu.guest_debugs()
             || self.cpu.r.activity != Activity::Running
             || self.cpu.r.interrupt_shadow
+    }
+
+    /// The block at RIP, by the jump cache where it can.
+    #[inline(always)]
+    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+        match cache.jump(&self.jumps, self.cpu.rip, self.cpu.fetch_key) {
+            Some(index) => Ok(index),
+            None => self.find(bus, cache),
+        }
     }
 
     /// Finds or decodes the block at RIP.
