@@ -95,7 +95,7 @@ impl Runner {
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
         // RF lasts for one instruction.
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
-            return self.run_precise(bus, cache);
+            return self.run_precise(bus);
         }
         // The block that control comes from.
         let mut from = None;
@@ -157,7 +157,7 @@ impl Runner {
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
                         cpu.pending = Pending::Nothing;
-                        let exit = self.run_precise(bus, cache);
+                        let exit = self.run_precise(bus);
                         if exit != Exit::Look {
                             return exit;
                         }
@@ -245,11 +245,10 @@ impl Runner {
 
     /// Executes one instruction with everything looked at: devices at the exact time, code writes, watchpoints, and
     /// the guest's own debugging. Breakpoints of the debugger's side are passed over.
-    pub(crate) fn run_precise(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
+    pub(crate) fn run_precise(&mut self, bus: &mut Bus) -> Exit {
         if self.cpu.clock >= self.cpu.stop_at {
             return Exit::Time;
         }
-        let _ = cache;
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {
