@@ -23,8 +23,8 @@ const VIDEO_HOLE: std::ops::Range<u64> = 0xa_0000..0xe_0000;
 /// Firmware ROM: ACPI tables and the reset vector; the guest's writes are dropped.
 const ROM: std::ops::Range<u64> = 0xe_0000..0x10_0000;
 
-/// One page of guest memory.
-#[repr(C, align(4096))]
+/// One page of guest memory. Not aligned to its size: the counters of its `Arc` would cost another page.
+#[repr(C, align(16))]
 pub(crate) struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
 
 // SAFETY: a page is written only by the machine whose `Arc` to it is the only one, through `&mut GuestMemory` or

@@ -1,6 +1,6 @@
 //! From guest bytes to decoded blocks.
 
-use super::block::{Block, Op};
+use super::block::{Block, Link, Op, handler};
 use super::bus::Bus;
 use super::cpuid::{CpuModel, feature as f};
 use super::exec::{self, Flow};
@@ -8,6 +8,7 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
+use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
@@ -70,7 +71,7 @@ impl Op {
     }
 
     fn generic(i: &Instruction) -> Op {
-        Op { instruction: Some(Box::new(*i)), ..Op::new(generic) }
+        Op { instruction: Some(Box::new(*i)), ..Op::new(handler!(generic)) }
     }
 }
 
@@ -215,6 +216,7 @@ impl Vcpu {
             second_frame: None,
             mode: self.mode as u8,
             serial: 0,
+            links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
         let breaks = !single && !bus.watches.is_empty() && bus.watches.executes_in(linear, fetched.physical);
         let mut decoder = Decoder::with_ip(
@@ -225,6 +227,7 @@ impl Vcpu {
         );
         let mut used = 0;
         let mut instruction = Instruction::default();
+        let mut previous = Instruction::default();
         while block.ops.len() < if single { 1 } else { MAX_OPS } {
             let offset = decoder.position();
             if offset >= fetched.length {
@@ -237,7 +240,7 @@ impl Vcpu {
                 )
             {
                 if block.ops.is_empty() {
-                    let mut op = Op::new(breakpoint);
+                    let mut op = Op::new(handler!(breakpoint));
                     op.offset = 0;
                     block.ops.push(op);
                     used = 1;
@@ -263,10 +266,12 @@ impl Vcpu {
             }
             used = decoder.position();
             block.end = instruction.next_ip();
-            let done = self.push_op(&mut block, &instruction, offset);
+            let before = (!block.ops.is_empty()).then_some(&previous);
+            let done = self.push_op(&mut block, &instruction, before, offset);
             if done {
                 break;
             }
+            previous = instruction;
         }
         if !single {
             bus.note_code(fetched.physical >> 12, fetched.physical as usize & 0xfff, used);
@@ -297,24 +302,30 @@ impl Vcpu {
         let instruction = decoder.decode();
         block.end = instruction.next_ip();
         block.second_frame = Some(second.physical >> 12);
-        self.push_op(&mut block, &instruction, 0);
+        self.push_op(&mut block, &instruction, None, 0);
         bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
         bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
         Ok(block)
     }
 
     /// Appends an instruction; true if the block ends with it.
-    fn push_op(&mut self, block: &mut Block, i: &Instruction, offset: usize) -> bool {
+    fn push_op(
+        &mut self,
+        block: &mut Block,
+        i: &Instruction,
+        previous: Option<&Instruction>,
+        offset: usize,
+    ) -> bool {
         if let Some(before) = block.ops.last_mut()
             && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
         {
-            before.handler = sti_inside;
+            before.handler = handler!(sti_inside);
         }
         let invalid = i.is_invalid() || !supported(&self.model, i);
         let mut op = if i.is_invalid() && i.len() >= LONGEST {
-            Op::new(too_long)
+            Op::new(handler!(too_long))
         } else if invalid {
-            Op::new(undefined)
+            Op::new(handler!(undefined))
         } else if self.mode == Mode::Long {
             fast::lower(i).unwrap_or_else(|| Op::generic(i))
         } else {
@@ -322,6 +333,11 @@ impl Vcpu {
         };
         op.number = block.ops.len() as u16;
         op.offset = offset as u16;
+        if let (Some(first), Some(previous)) = (block.ops.last_mut(), previous)
+            && let Some(fused) = fast::fuse(previous, i, &op)
+        {
+            first.handler = fused;
+        }
         block.ops.push(op);
         invalid || ends_block(i)
     }

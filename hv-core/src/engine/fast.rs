@@ -1,7 +1,9 @@
 //! Fast forms of the instructions that kernels and compilers use most, in 64-bit mode with 64-bit addresses. Each does
 //! what [`super::exec`] does for the same instruction; what has no fast form goes there.
 
-use super::block::{Handler, Op};
+mod sse;
+
+use super::block::{Handler, Op, handler};
 use super::bus::Bus;
 use super::exec::Flow;
 use super::exec::arith::{Alu, alu, imul, increment};
@@ -81,6 +83,7 @@ const fn shift_of(o: u8) -> Shift {
 
 const CMP: u8 = Alu::Cmp as u8;
 
+#[inline(always)]
 fn alu_rr<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let (a, b) = (get::<T>(cpu, op.dst), get::<T>(cpu, op.src));
     let r = alu(&mut cpu.flags, alu_of(O), a, b);
@@ -90,6 +93,7 @@ fn alu_rr<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn alu_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.dst);
     let r = alu(&mut cpu.flags, alu_of(O), a, T::from_u64(op.imm));
@@ -99,6 +103,7 @@ fn alu_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn alu_rm<T: Width, const O: u8>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let b = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
     let a = get::<T>(cpu, op.dst);
@@ -125,56 +130,66 @@ fn alu_memory<T: Width, const O: u8>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op, b: 
     Flow::Next
 }
 
+#[inline(always)]
 fn alu_mr<T: Width, const O: u8>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let b = get::<T>(cpu, op.src);
     alu_memory::<T, O>(cpu, bus, op, b)
 }
 
+#[inline(always)]
 fn alu_mi<T: Width, const O: u8>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     alu_memory::<T, O>(cpu, bus, op, T::from_u64(op.imm))
 }
 
+#[inline(always)]
 fn zero_register(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     cpu.flags.set_logic(0u64);
     cpu.gpr[(op.dst & 31) as usize] = 0;
     Flow::Next
 }
 
+#[inline(always)]
 fn test_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let r = T::from_u64(reg(cpu, op.dst) & reg(cpu, op.src));
     cpu.flags.set_logic(r);
     Flow::Next
 }
 
+#[inline(always)]
 fn test_ri<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let r = T::from_u64(reg(cpu, op.dst) & op.imm);
     cpu.flags.set_logic(r);
     Flow::Next
 }
 
+#[inline(always)]
 fn test_mr<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let a = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
     cpu.flags.set_logic(T::from_u64(a.to_u64() & reg(cpu, op.src)));
     Flow::Next
 }
 
+#[inline(always)]
 fn test_mi<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let a = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
     cpu.flags.set_logic(T::from_u64(a.to_u64() & op.imm));
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = get::<T>(cpu, op.src);
     put(cpu, op.dst, v);
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_ri<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     put(cpu, op.dst, T::from_u64(op.imm));
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_rm<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
     put(cpu, op.dst, v);
@@ -182,47 +197,55 @@ fn mov_rm<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
 }
 
 /// A load through one base register without index and segment: the commonest address.
+#[inline(always)]
 fn mov_rm_base<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = attempt!(cpu.load::<T>(bus, reg(cpu, op.base).wrapping_add(op.disp)));
     put(cpu, op.dst, v);
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_mr<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = get::<T>(cpu, op.src);
     attempt!(cpu.store(bus, ea(cpu, op), v));
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_mr_base<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = get::<T>(cpu, op.src);
     attempt!(cpu.store(bus, reg(cpu, op.base).wrapping_add(op.disp), v));
     Flow::Next
 }
 
+#[inline(always)]
 fn mov_mi<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     attempt!(cpu.store(bus, ea(cpu, op), T::from_u64(op.imm)));
     Flow::Next
 }
 
+#[inline(always)]
 fn extend_rr<S: Width, D: Width, const SIGNED: bool>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = get::<S>(cpu, op.src);
     put(cpu, op.dst, D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }));
     Flow::Next
 }
 
+#[inline(always)]
 fn extend_rm<S: Width, D: Width, const SIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = attempt!(cpu.load::<S>(bus, ea(cpu, op)));
     put(cpu, op.dst, D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }));
     Flow::Next
 }
 
+#[inline(always)]
 fn lea<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = T::from_u64(offset(cpu, op));
     put(cpu, op.dst, v);
     Flow::Next
 }
 
+#[inline(always)]
 fn increment_r<T: Width, const DOWN: bool>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.dst);
     let r = increment(&mut cpu.flags, a, DOWN);
@@ -230,6 +253,7 @@ fn increment_r<T: Width, const DOWN: bool>(cpu: &mut Vcpu, _: &mut Bus, op: &Op)
     Flow::Next
 }
 
+#[inline(always)]
 fn increment_m<T: Width, const DOWN: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let linear = ea(cpu, op);
     let a = attempt!(cpu.load_for_write::<T>(bus, linear));
@@ -240,6 +264,7 @@ fn increment_m<T: Width, const DOWN: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &O
     Flow::Next
 }
 
+#[inline(always)]
 fn neg_r<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.dst);
     let r = alu(&mut cpu.flags, Alu::Sub, T::from_u64(0), a);
@@ -247,12 +272,14 @@ fn neg_r<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn not_r<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = !reg(cpu, op.dst);
     put(cpu, op.dst, T::from_u64(a));
     Flow::Next
 }
 
+#[inline(always)]
 fn shift_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.dst);
     let r = shift(&mut cpu.flags, shift_of(O), a, op.imm as u8);
@@ -260,6 +287,7 @@ fn shift_ri<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow
     Flow::Next
 }
 
+#[inline(always)]
 fn shift_rcl<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.dst);
     let count = cpu.gpr[gpr::RCX] as u8;
@@ -268,6 +296,7 @@ fn shift_rcl<T: Width, const O: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flo
     Flow::Next
 }
 
+#[inline(always)]
 fn imul_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let (a, b) = (get::<T>(cpu, op.dst), get::<T>(cpu, op.src));
     let r = imul(&mut cpu.flags, a, b);
@@ -275,6 +304,7 @@ fn imul_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn imul_rm<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let b = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
     let a = get::<T>(cpu, op.dst);
@@ -283,6 +313,7 @@ fn imul_rm<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn imul_rri<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let a = get::<T>(cpu, op.src);
     let r = imul(&mut cpu.flags, a, T::from_u64(op.imm));
@@ -290,6 +321,7 @@ fn imul_rri<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn mul_r64(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let product = cpu.gpr[gpr::RAX] as u128 * reg(cpu, op.dst) as u128;
     let (low, high) = (product as u64, (product >> 64) as u64);
@@ -299,6 +331,7 @@ fn mul_r64(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn push_r(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RSP].wrapping_sub(8);
     let v = reg(cpu, op.src);
@@ -307,6 +340,7 @@ fn push_r(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn push_i(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RSP].wrapping_sub(8);
     attempt!(cpu.store::<u64>(bus, sp, op.imm));
@@ -314,6 +348,7 @@ fn push_i(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn pop_r(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RSP];
     let v = attempt!(cpu.load::<u64>(bus, sp));
@@ -322,6 +357,7 @@ fn pop_r(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn leave(cpu: &mut Vcpu, bus: &mut Bus, _: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RBP];
     let v = attempt!(cpu.load::<u64>(bus, sp));
@@ -330,6 +366,7 @@ fn leave(cpu: &mut Vcpu, bus: &mut Bus, _: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn call_i(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RSP].wrapping_sub(8);
     attempt!(cpu.store::<u64>(bus, sp, op.disp));
@@ -338,6 +375,7 @@ fn call_i(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Branch
 }
 
+#[inline(always)]
 fn ret(cpu: &mut Vcpu, bus: &mut Bus, _: &Op) -> Flow {
     let sp = cpu.gpr[gpr::RSP];
     let target = attempt!(cpu.load::<u64>(bus, sp));
@@ -350,22 +388,26 @@ fn ret(cpu: &mut Vcpu, bus: &mut Bus, _: &Op) -> Flow {
     Flow::Branch
 }
 
+#[inline(always)]
 fn jmp_i(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     cpu.rip = op.imm;
     Flow::Branch
 }
 
+#[inline(always)]
 fn jcc<const C: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     cpu.rip = if cpu.flags.condition(C) { op.imm } else { op.disp };
     Flow::Branch
 }
 
+#[inline(always)]
 fn setcc<const C: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = cpu.flags.condition(C) as u8;
     put(cpu, op.dst, v);
     Flow::Next
 }
 
+#[inline(always)]
 fn cmov_rr<T: Width, const C: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let n = if cpu.flags.condition(C) { op.src } else { op.dst };
     let v = get::<T>(cpu, n);
@@ -373,27 +415,32 @@ fn cmov_rr<T: Width, const C: u8>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow 
     Flow::Next
 }
 
+#[inline(always)]
 fn nop(_: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn cdqe(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     cpu.gpr[gpr::RAX] = cpu.gpr[gpr::RAX] as i32 as u64;
     Flow::Next
 }
 
+#[inline(always)]
 fn bswap<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = reg(cpu, op.dst).swap_bytes() >> (64 - T::BITS);
     put(cpu, op.dst, T::from_u64(v));
     Flow::Next
 }
 
+#[inline(always)]
 fn bt_ri<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let bit = reg(cpu, op.dst) >> (op.imm & (T::BITS as u64 - 1)) & 1 != 0;
     cpu.flags.set_cf(bit);
     Flow::Next
 }
 
+#[inline(always)]
 fn bt_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let bit = reg(cpu, op.dst) >> (reg(cpu, op.src) & (T::BITS as u64 - 1)) & 1 != 0;
     cpu.flags.set_cf(bit);
@@ -402,20 +449,12 @@ fn bt_rr<T: Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
 
 /// By operand size, a handler generic over the width.
 macro_rules! widths {
-    ($size:expr, $f:ident) => {
+    ($size:expr, $f:ident $(, $rest:tt)*) => {
         match $size {
-            1 => $f::<u8> as Handler,
-            2 => $f::<u16>,
-            4 => $f::<u32>,
-            _ => $f::<u64>,
-        }
-    };
-    ($size:expr, $f:ident, $($rest:tt),+) => {
-        match $size {
-            1 => $f::<u8, $($rest),+> as Handler,
-            2 => $f::<u16, $($rest),+>,
-            4 => $f::<u32, $($rest),+>,
-            _ => $f::<u64, $($rest),+>,
+            1 => handler!($f::<u8 $(, $rest)*>),
+            2 => handler!($f::<u16 $(, $rest)*>),
+            4 => handler!($f::<u32 $(, $rest)*>),
+            _ => handler!($f::<u64 $(, $rest)*>),
         }
     };
 }
@@ -449,33 +488,104 @@ macro_rules! by_shift {
     };
 }
 
+/// By condition code, `$make!(… code)`.
 macro_rules! by_condition {
-    ($c:expr, $f:ident) => {
-        by_condition!(@ $c, $f, )
-    };
-    ($c:expr, $f:ident, $t:ty) => {
-        by_condition!(@ $c, $f, $t,)
-    };
-    (@ $c:expr, $f:ident, $($t:ty,)?) => {
+    ($c:expr, $make:ident, $($args:tt)*) => {
         match $c {
-            0 => $f::<$($t,)? 0> as Handler,
-            1 => $f::<$($t,)? 1>,
-            2 => $f::<$($t,)? 2>,
-            3 => $f::<$($t,)? 3>,
-            4 => $f::<$($t,)? 4>,
-            5 => $f::<$($t,)? 5>,
-            6 => $f::<$($t,)? 6>,
-            7 => $f::<$($t,)? 7>,
-            8 => $f::<$($t,)? 8>,
-            9 => $f::<$($t,)? 9>,
-            10 => $f::<$($t,)? 10>,
-            11 => $f::<$($t,)? 11>,
-            12 => $f::<$($t,)? 12>,
-            13 => $f::<$($t,)? 13>,
-            14 => $f::<$($t,)? 14>,
-            _ => $f::<$($t,)? 15>,
+            0 => $make!($($args)* 0),
+            1 => $make!($($args)* 1),
+            2 => $make!($($args)* 2),
+            3 => $make!($($args)* 3),
+            4 => $make!($($args)* 4),
+            5 => $make!($($args)* 5),
+            6 => $make!($($args)* 6),
+            7 => $make!($($args)* 7),
+            8 => $make!($($args)* 8),
+            9 => $make!($($args)* 9),
+            10 => $make!($($args)* 10),
+            11 => $make!($($args)* 11),
+            12 => $make!($($args)* 12),
+            13 => $make!($($args)* 13),
+            14 => $make!($($args)* 14),
+            _ => $make!($($args)* 15),
         }
     };
+}
+
+macro_rules! jcc_handler {
+    ($c:tt) => {
+        handler!(jcc::<$c>)
+    };
+}
+macro_rules! setcc_handler {
+    ($c:tt) => {
+        handler!(setcc::<$c>)
+    };
+}
+macro_rules! cmov_handler {
+    ($t:ty, $c:tt) => {
+        handler!(cmov_rr::<$t, $c>)
+    };
+}
+
+/// A comparison that goes on with the conditional branch after it; alone if the run ends between them.
+macro_rules! fused_handler {
+    ($f:ident, $t:ty, ($($rest:tt)*), $c:tt) => {{
+        fn fused(cpu: &mut Vcpu, bus: &mut Bus, op: &Op, rest: &[Op]) -> Flow {
+            match $f::<$t $($rest)*>(cpu, bus, op) {
+                Flow::Next => match rest.first() {
+                    Some(branch) => {
+                        cpu.rip = if cpu.flags.condition($c) { branch.imm } else { branch.disp };
+                        Flow::Branch
+                    }
+                    None => Flow::Next,
+                },
+                flow => {
+                    cpu.stopped_at = op.number;
+                    flow
+                }
+            }
+        }
+        fused as Handler
+    }};
+}
+
+macro_rules! fused_widths {
+    ($size:expr, $c:expr, $f:ident, ($($rest:tt)*)) => {
+        match $size {
+            1 => by_condition!($c, fused_handler, $f, u8, ($($rest)*),),
+            4 => by_condition!($c, fused_handler, $f, u32, ($($rest)*),),
+            8 => by_condition!($c, fused_handler, $f, u64, ($($rest)*),),
+            _ => return None,
+        }
+    };
+}
+
+/// The handler of `first` when the conditional branch `second` follows it: both in one.
+pub(crate) fn fuse(first: &Instruction, second: &Instruction, branch: &Op) -> Option<Handler> {
+    if !second.is_jcc_short_or_near() || branch.instruction.is_some() || first.has_lock_prefix() {
+        return None;
+    }
+    // Only where the first has a fast form of its own.
+    lower(first)?;
+    let c = condition_code(second.condition_code());
+    let size = size_of(first, 0);
+    let (memory, immediate) = (is_memory(first, 0), immediate(first, 1).is_some());
+    Some(match first.mnemonic() {
+        M::Cmp if memory && immediate => fused_widths!(size, c, alu_mi, (, CMP)),
+        M::Cmp if memory => fused_widths!(size, c, alu_mr, (, CMP)),
+        M::Cmp if is_memory(first, 1) => fused_widths!(size, c, alu_rm, (, CMP)),
+        M::Cmp if immediate => fused_widths!(size, c, alu_ri, (, CMP)),
+        M::Cmp => fused_widths!(size, c, alu_rr, (, CMP)),
+        M::Test if memory && immediate => fused_widths!(size, c, test_mi, ()),
+        M::Test if !memory && immediate => fused_widths!(size, c, test_ri, ()),
+        M::Test if !memory => fused_widths!(size, c, test_rr, ()),
+        M::Dec if !memory && matches!(c, 4 | 5) => fused_widths!(size, c, increment_r, (, true)),
+        M::Sub if !memory && immediate && matches!(c, 4 | 5) => fused_widths!(size, c, alu_ri, (, 5)),
+        M::Add if !memory && immediate && matches!(c, 4 | 5) => fused_widths!(size, c, alu_ri, (, 0)),
+        M::And if !memory && immediate && matches!(c, 4 | 5) => fused_widths!(size, c, alu_ri, (, 4)),
+        _ => return None,
+    })
 }
 
 /// A whole or low general register's number; `None` for AH to BH and others.
@@ -587,26 +697,26 @@ pub(crate) fn lower(i: &Instruction) -> Option<Op> {
         M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror => lower_shift(i),
         M::Imul => lower_imul(i),
         M::Mul if is_register(i, 0) && size_of(i, 0) == 8 => {
-            Some(Op { dst: register(i, 0)?, ..Op::new(mul_r64) })
+            Some(Op { dst: register(i, 0)?, ..Op::new(handler!(mul_r64)) })
         }
         M::Push => lower_push(i),
         M::Pop if is_register(i, 0) && i.op0_register().is_gpr64() => {
-            Some(Op { dst: register(i, 0)?, stack: true, ..Op::new(pop_r) })
+            Some(Op { dst: register(i, 0)?, stack: true, ..Op::new(handler!(pop_r)) })
         }
-        M::Leave if i.code() == iced_x86::Code::Leaveq => Some(Op { stack: true, ..Op::new(leave) }),
+        M::Leave if i.code() == iced_x86::Code::Leaveq => Some(Op { stack: true, ..Op::new(handler!(leave)) }),
         M::Call if i.op0_kind() == OpKind::NearBranch64 && i.code() == iced_x86::Code::Call_rel32_64 => {
             let target = i.near_branch_target();
             is_canonical(target)
-                .then(|| Op { imm: target, disp: i.next_ip(), stack: true, ..Op::new(call_i) })
+                .then(|| Op { imm: target, disp: i.next_ip(), stack: true, ..Op::new(handler!(call_i)) })
         }
-        M::Ret if i.code() == iced_x86::Code::Retnq => Some(Op { stack: true, ..Op::new(ret) }),
+        M::Ret if i.code() == iced_x86::Code::Retnq => Some(Op { stack: true, ..Op::new(handler!(ret)) }),
         M::Jmp if i.op0_kind() == OpKind::NearBranch64 => {
             let target = i.near_branch_target();
-            is_canonical(target).then(|| Op { imm: target, ..Op::new(jmp_i) })
+            is_canonical(target).then(|| Op { imm: target, ..Op::new(handler!(jmp_i)) })
         }
         M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetcht0 | M::Prefetchnta | M::Prefetchw | M::Lfence | M::Mfence
-        | M::Sfence => Some(Op::new(nop)),
-        M::Cdqe => Some(Op::new(cdqe)),
+        | M::Sfence => Some(Op::new(handler!(nop))),
+        M::Cdqe => Some(Op::new(handler!(cdqe))),
         M::Bswap if size_of(i, 0) >= 4 => {
             let dst = register(i, 0)?;
             Some(Op { dst, ..Op::new(widths!(size_of(i, 0), bswap)) })
@@ -622,15 +732,15 @@ pub(crate) fn lower(i: &Instruction) -> Option<Op> {
             let (target, next) = (i.near_branch_target(), i.next_ip());
             let c = condition_code(i.condition_code());
             (i.op0_kind() == OpKind::NearBranch64 && is_canonical(target) && is_canonical(next))
-                .then(|| Op { imm: target, disp: next, ..Op::new(by_condition!(c, jcc)) })
+                .then(|| Op { imm: target, disp: next, ..Op::new(by_condition!(c, jcc_handler,)) })
         }
         m if (M::Cmova as u32..=M::Cmovs as u32).contains(&(m as u32)) => {
             let c = condition_code(i.condition_code());
             let (dst, src) = (register(i, 0)?, register(i, 1)?);
             let handler = match size_of(i, 0) {
-                2 => by_condition!(c, cmov_rr, u16),
-                4 => by_condition!(c, cmov_rr, u32),
-                _ => by_condition!(c, cmov_rr, u64),
+                2 => by_condition!(c, cmov_handler, u16,),
+                4 => by_condition!(c, cmov_handler, u32,),
+                _ => by_condition!(c, cmov_handler, u64,),
             };
             Some(Op { dst, src, ..Op::new(handler) })
         }
@@ -638,9 +748,9 @@ pub(crate) fn lower(i: &Instruction) -> Option<Op> {
             && i.condition_code() != iced_x86::ConditionCode::None =>
         {
             let c = condition_code(i.condition_code());
-            Some(Op { dst: register(i, 0)?, ..Op::new(by_condition!(c, setcc)) })
+            Some(Op { dst: register(i, 0)?, ..Op::new(by_condition!(c, setcc_handler,)) })
         }
-        _ => None,
+        _ => sse::lower(i),
     }
 }
 
@@ -668,7 +778,7 @@ fn lower_alu(i: &Instruction, kind: Alu) -> Option<Op> {
     }
     let src = register(i, 1)?;
     if kind == Alu::Xor && src == dst && size >= 4 {
-        return Some(Op { dst, ..Op::new(zero_register) });
+        return Some(Op { dst, ..Op::new(handler!(zero_register)) });
     }
     Some(Op { dst, src, ..Op::new(by_alu!(kind, size, alu_rr)) })
 }
@@ -727,12 +837,12 @@ fn lower_mov(i: &Instruction) -> Option<Op> {
 macro_rules! extensions {
     ($from:expr, $to:expr, $signed:tt, $f:ident) => {
         match ($from, $to) {
-            (1, 2) => $f::<u8, u16, $signed> as Handler,
-            (1, 4) => $f::<u8, u32, $signed>,
-            (1, 8) => $f::<u8, u64, $signed>,
-            (2, 4) => $f::<u16, u32, $signed>,
-            (2, 8) => $f::<u16, u64, $signed>,
-            (4, 8) => $f::<u32, u64, $signed>,
+            (1, 2) => handler!($f::<u8, u16, $signed>),
+            (1, 4) => handler!($f::<u8, u32, $signed>),
+            (1, 8) => handler!($f::<u8, u64, $signed>),
+            (2, 4) => handler!($f::<u16, u32, $signed>),
+            (2, 8) => handler!($f::<u16, u64, $signed>),
+            (4, 8) => handler!($f::<u32, u64, $signed>),
             _ => return None,
         }
     };
@@ -798,7 +908,7 @@ fn lower_push(i: &Instruction) -> Option<Op> {
         return None;
     }
     if is_register(i, 0) && i.op0_register().is_gpr64() {
-        return Some(Op { src: register(i, 0)?, stack: true, ..Op::new(push_r) });
+        return Some(Op { src: register(i, 0)?, stack: true, ..Op::new(handler!(push_r)) });
     }
-    immediate(i, 0).map(|imm| Op { imm, stack: true, ..Op::new(push_i) })
+    immediate(i, 0).map(|imm| Op { imm, stack: true, ..Op::new(handler!(push_i)) })
 }

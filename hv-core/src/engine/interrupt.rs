@@ -38,7 +38,15 @@ impl Vcpu {
                 self.rflags |= rflags::RF;
             }
             match self.interrupt(bus, current, code, Source::Exception) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // A handler whose first instruction faults again and again retires nothing: each such fault
+                    // takes a tick, so that time and the run's limit go on.
+                    if self.delivered_at == self.clock {
+                        self.clock += 1;
+                    }
+                    self.delivered_at = self.clock;
+                    return Ok(());
+                }
                 Err(_) => {
                     if let Some(exit) = self.restricted_access() {
                         self.rflags = flags;

@@ -1,6 +1,6 @@
 //! The run loop of one vCPU: block after block until its time is up or something must be looked at.
 
-use super::block::{CodeCache, JumpCache};
+use super::block::{CodeCache, JumpCache, dispatch};
 use super::bus::{Bus, PendingFlush};
 use super::exec::Flow;
 use super::interrupt::Source;
@@ -97,42 +97,45 @@ impl Runner {
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
             return self.run_precise(bus, cache);
         }
+        // The block that control comes from.
+        let mut from = None;
         loop {
             let cpu = &mut self.cpu;
-            let index = match cache.jump(&self.jumps, cpu.rip, cpu.fetch_key) {
+            // Before the fetch, whose fault belongs to the time that follows.
+            let left = cpu.stop_at.saturating_sub(cpu.clock) as usize;
+            if left == 0 {
+                return Exit::Time;
+            }
+            let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
+            let index = match linked {
                 Some(index) => index,
-                None => match self.find(bus, cache) {
-                    Ok(index) => index,
-                    Err(Abort) => match self.deliver_pending(bus) {
-                        Some(exit) => return exit,
-                        None => continue,
-                    },
+                None => match self.look_up(bus, cache) {
+                    Ok(index) => {
+                        if let Some(from) = from {
+                            cache.link(from, self.cpu.rip, self.cpu.fetch_key, index);
+                        }
+                        index
+                    }
+                    Err(Abort) => {
+                        from = None;
+                        match self.deliver_pending(bus) {
+                            Some(exit) => return exit,
+                            None => continue,
+                        }
+                    }
                 },
             };
+            from = Some(index);
             if bus.flush != PendingFlush::Nothing || !bus.stale_code.is_empty() {
                 return Exit::Look;
             }
             let cpu = &mut self.cpu;
             let block = cache.get(index);
             let length = block.ops.len();
-            let count = length.min(cpu.stop_at.saturating_sub(cpu.clock) as usize);
-            if count == 0 {
-                return Exit::Time;
-            }
-            let mut number = 0;
-            let flow = loop {
-                let op = &block.ops[number];
-                let flow = (op.handler)(cpu, bus, op);
-                if flow != Flow::Next {
-                    break flow;
-                }
-                number += 1;
-                if number == count {
-                    break Flow::Next;
-                }
-            };
+            let count = length.min(left);
+            let flow = dispatch(cpu, bus, &block.ops[..count]);
             match flow {
-                Flow::Branch => cpu.clock += number as u64 + 1,
+                Flow::Branch => cpu.clock += count as u64,
                 Flow::Next => {
                     cpu.clock += count as u64;
                     cpu.rip = if count == length {
@@ -145,10 +148,11 @@ impl Runner {
                     }
                 }
                 Flow::Leave => {
-                    cpu.clock += number as u64 + 1;
+                    cpu.clock += cpu.stopped_at as u64 + 1;
                     return Exit::Look;
                 }
                 Flow::Abort => {
+                    let number = cpu.stopped_at as usize;
                     cpu.clock += number as u64;
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
@@ -169,7 +173,7 @@ impl Runner {
                     }
                 }
                 Flow::Break => {
-                    cpu.clock += number as u64;
+                    cpu.clock += cpu.stopped_at as u64;
                     return Exit::Break;
                 }
             }
@@ -185,6 +189,15 @@ impl Runner {
             || self.cpu.guest_debugs()
             || self.cpu.r.activity != Activity::Running
             || self.cpu.r.interrupt_shadow
+    }
+
+    /// The block at RIP, by the jump cache where it can.
+    #[inline(always)]
+    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+        match cache.jump(&self.jumps, self.cpu.rip, self.cpu.fetch_key) {
+            Some(index) => Ok(index),
+            None => self.find(bus, cache),
+        }
     }
 
     /// Finds or decodes the block at RIP.
@@ -313,7 +326,7 @@ impl Vcpu {
         let Some(op) = block.ops.first() else { return Err(self.undefined()) };
         let mnemonic = op.instruction.as_deref().map_or(Mnemonic::INVALID, |i| i.mnemonic());
         let restores_rf = matches!(mnemonic, Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
-        let flow = (op.handler)(self, bus, op);
+        let flow = (op.handler)(self, bus, op, &[]);
         match flow {
             Flow::Next => self.rip = block.end,
             Flow::Branch | Flow::Leave => {}

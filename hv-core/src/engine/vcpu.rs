@@ -94,6 +94,8 @@ pub(crate) struct Vcpu {
     pub(crate) clock: u64,
     /// The clock at which to stop.
     pub(crate) stop_at: u64,
+    /// The number in its block of the instruction that left or aborted it.
+    pub(crate) stopped_at: u16,
     pub(crate) view: View,
     /// An interrupt would be taken if IF is set.
     pub(crate) interrupt_line: bool,
@@ -122,6 +124,8 @@ pub(crate) struct Vcpu {
     pub(crate) checks_alignment: bool,
     /// A single PAUSE asks for the slice to end.
     pub(crate) yield_slice: bool,
+    /// The clock when the last exception was delivered.
+    pub(crate) delivered_at: u64,
     /// RDRAND's generator.
     pub(crate) random: u64,
 }
@@ -135,6 +139,7 @@ impl Vcpu {
             flags: Flags::default(),
             clock: 0,
             stop_at: 0,
+            stopped_at: 0,
             view: View::Supervisor,
             interrupt_line: false,
             mode: Mode::Real,
@@ -153,6 +158,7 @@ impl Vcpu {
             guest_watch: false,
             checks_alignment: false,
             yield_slice: false,
+            delivered_at: u64::MAX,
             random: seed ^ ((id.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
         cpu.load_registers(&registers);
@@ -165,6 +171,7 @@ impl Vcpu {
         copy.load_registers(&self.registers());
         copy.nmi_pending = self.nmi_pending;
         copy.random = self.random;
+        copy.delivered_at = self.delivered_at;
         copy
     }
 

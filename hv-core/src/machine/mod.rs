@@ -381,7 +381,10 @@ impl Machine {
         let stepping = step.filter(|(vcpu, _)| vcpu.index() == n);
         let alone = matches!(step, Some((_, StepMode::Alone)));
         let runner = &mut self.runners[n];
-        match runner.take_event(&mut self.bus) {
+        runner.cpu.clock = self.clock;
+        let taken = runner.take_event(&mut self.bus);
+        self.clock = runner.cpu.clock;
+        match taken {
             Ok(false) => {}
             Ok(true) => {
                 if !self.bus.watches.hits.is_empty()

@@ -63,6 +63,7 @@ struct SavedVcpu {
     registers: Registers,
     nmi_pending: bool,
     random: u64,
+    delivered_at: u64,
 }
 
 /// Writes and hashes.
@@ -112,6 +113,7 @@ impl Machine {
                 registers: self.registers(VcpuId(n as u32)),
                 nmi_pending: runner.cpu.nmi_pending,
                 random: runner.cpu.random,
+                delivered_at: runner.cpu.delivered_at,
             })
             .collect()
     }
@@ -210,6 +212,7 @@ impl Machine {
             cpu.load_registers(&saved.registers);
             cpu.nmi_pending = saved.nmi_pending;
             cpu.random = saved.random;
+            cpu.delivered_at = saved.delivered_at;
             runners.push(Runner::new(cpu));
         }
         let mut bus = Bus::new(memory, state.platform, fresh.vcpus, fresh.tsc_hz);
