@@ -26,7 +26,15 @@ apt_options=()
 # Reads the archive's package lists into the cache folder: the system's may be absent or old, and aren't ours to change.
 refresh_lists() {
     mkdir -p "$KDD_CACHE"/apt/{lists,cache}/partial
-    apt_options+=(-o "Dir::State::lists=$KDD_CACHE/apt/lists" -o "Dir::Cache=$KDD_CACHE/apt/cache")
+    # What the system hooks onto an update (container images clean their cache there) isn't for these folders.
+    cat >"$KDD_CACHE/apt/apt.conf" <<-END
+	Dir::State::lists "$KDD_CACHE/apt/lists";
+	Dir::Cache "$KDD_CACHE/apt/cache";
+	#clear APT::Update::Pre-Invoke;
+	#clear APT::Update::Post-Invoke;
+	#clear APT::Update::Post-Invoke-Success;
+	END
+    apt_options+=(-c "$KDD_CACHE/apt/apt.conf")
     say "reading the package lists"
     apt-get "${apt_options[@]}" update -qq
 }
@@ -56,9 +64,10 @@ download() {
     (cd "$2" && apt-get "${apt_options[@]}" download -qq "$1")
 }
 
-# fetch PACKAGE FOLDER: the package's files, and a line in FOLDER/package.
+# fetch PACKAGE FOLDER NAME PATTERN: the package's file that matches PATTERN, as FOLDER/NAME, with the package's name
+# and version in FOLDER/NAME.package.
 fetch() {
-    local package=$1 folder=$2 work=$KDD_CACHE/work/$1
+    local package=$1 folder=$2 name=$3 pattern=$4 work=$KDD_CACHE/work file
     say "fetching $package"
     if ! download "$package" "$work"; then
         refresh_lists # The archive has moved on since the lists were read.
@@ -67,10 +76,9 @@ fetch() {
     mkdir -p "$folder"
     dpkg-deb -x "$work"/*.deb "$work/root"
     dpkg-deb -W --showformat '${Package} ${Version}\n' "$work"/*.deb >"$work/package"
-    # Copied whole, or not at all.
-    local file name=$3
-    file=$(find "$work/root" -type f -path "$4" | head -n 1)
-    [ -n "$file" ] || die "package $package has no file $4"
+    file=$(find "$work/root" -type f -path "$pattern" | head -n 1)
+    [ -n "$file" ] || die "package $package has no file $pattern"
+    # There whole, or not at all.
     cp "$file" "$folder/$name.new"
     cp "$work/package" "$folder/$name.package"
     mv "$folder/$name.new" "$folder/$name"

@@ -6,5 +6,6 @@ set -euo pipefail
 
 install_missing gdb=gdb lldb=lldb qemu-system-x86_64=qemu-system-x86
 for tool in gdb lldb qemu-system-x86_64; do
-    "$tool" --version | head -n 1
+    # Debian's lldb complains about its Python modules here; they aren't needed.
+    "$tool" --version 2>/dev/null | head -n 1
 done

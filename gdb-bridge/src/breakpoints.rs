@@ -124,7 +124,9 @@ impl Table {
             kind: key.kind.breakpoint(key.length),
             condition: condition.map(|c| Arc::new(c) as _),
         };
-        let id = session.insert_breakpoint(breakpoint.clone()).map_err(|e| e.to_string())?;
+        let id = session
+            .insert_breakpoint(breakpoint.clone())
+            .map_err(|e| e.to_string())?;
         self.by_id.insert(id, key);
         if let Some(old) = self.entries.insert(key, Entry { id, breakpoint }) {
             self.take_out(session, old.id);
@@ -153,7 +155,13 @@ impl Table {
 
     /// Chooses what one address means from now on.
     pub fn choose(&mut self, address: u64, place: PlaceMode) {
-        for kind in [Kind::Software, Kind::Hardware, Kind::Write, Kind::Read, Kind::Access] {
+        for kind in [
+            Kind::Software,
+            Kind::Hardware,
+            Kind::Write,
+            Kind::Read,
+            Kind::Access,
+        ] {
             if self.places.len() < MOST_REMEMBERED {
                 self.places.insert((kind, address), place);
             }
@@ -191,7 +199,11 @@ impl Table {
         let hit = self.entries.iter().find(|(key, entry)| {
             matches!(key.kind, Kind::Software | Kind::Hardware)
                 && here(entry.breakpoint.place)
-                && entry.breakpoint.condition.as_ref().is_none_or(|c| c.should_stop(&mut context))
+                && entry
+                    .breakpoint
+                    .condition
+                    .as_ref()
+                    .is_none_or(|c| c.should_stop(&mut context))
         })?;
         Some(hit.0.kind)
     }
@@ -222,6 +234,8 @@ impl StopContext for AtRest<'_> {
     }
     fn read_virtual(&mut self, address: GuestVirtAddr, buffer: &mut [u8]) -> bool {
         let space = AddressSpace::Vcpu(self.vcpu);
-        self.target.read_virtual(space, address, buffer).is_ok_and(|done| done == buffer.len())
+        self.target
+            .read_virtual(space, address, buffer)
+            .is_ok_and(|done| done == buffer.len())
     }
 }

@@ -157,7 +157,10 @@ mod tests {
     fn a_wrong_checksum_is_told_and_the_next_packet_is_found() {
         let mut receiver = Receiver::new();
         let seen = inputs(&mut receiver, b"$g#00$g#67$m1,#x!$g#67");
-        assert_eq!(seen, [Input::Damaged, Input::Packet, Input::Damaged, Input::Packet]);
+        assert_eq!(
+            seen,
+            [Input::Damaged, Input::Packet, Input::Damaged, Input::Packet]
+        );
     }
 
     #[test]
@@ -175,13 +178,19 @@ mod tests {
             assert_eq!(receiver.pump(b'0'), None);
         }
         assert!(receiver.body.len() <= LONGEST_BODY);
-        assert_eq!(inputs(&mut receiver, b"#00$g#67"), [Input::TooLong, Input::Packet]);
+        assert_eq!(
+            inputs(&mut receiver, b"#00$g#67"),
+            [Input::TooLong, Input::Packet]
+        );
     }
 
     #[test]
     fn an_interrupt_counts_between_packets_only() {
         let mut receiver = Receiver::new();
-        assert_eq!(inputs(&mut receiver, b"\x03$X0,1:\x03#22"), [Input::Interrupt, Input::Packet]);
+        assert_eq!(
+            inputs(&mut receiver, b"\x03$X0,1:\x03#22"),
+            [Input::Interrupt, Input::Packet]
+        );
     }
 
     #[test]

@@ -119,7 +119,10 @@ impl Guest {
             return Some(Vec::new());
         }
         let mut bytes = vec![0; length];
-        match self.target.read_virtual(self.space(), GuestVirtAddr(address), &mut bytes) {
+        match self
+            .target
+            .read_virtual(self.space(), GuestVirtAddr(address), &mut bytes)
+        {
             Ok(0) | Err(_) => None,
             Ok(done) => {
                 bytes.truncate(done);

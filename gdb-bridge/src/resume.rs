@@ -52,7 +52,10 @@ impl Actions {
     pub fn plan(&self, count: u32) -> Plan {
         let step = self.single.iter().find(|(_, action)| *action != Action::Continue);
         if let Some((vcpu, action)) = step {
-            let others_run = self.single.iter().any(|(v, action)| v != vcpu && *action == Action::Continue);
+            let others_run = self
+                .single
+                .iter()
+                .any(|(v, action)| v != vcpu && *action == Action::Continue);
             return Plan::Step {
                 vcpu: *vcpu,
                 mode: if self.locked && !others_run {

@@ -16,7 +16,9 @@ fn domain(vcpus: u32) -> (Arc<Toy>, Arc<Target>) {
 
 /// The value of a register in a stop reply.
 fn expedited(stop: &str, register: &str) -> u64 {
-    let field = stop.split([';', 'T']).find_map(|f| f.strip_prefix(&format!("{register}:")));
+    let field = stop
+        .split([';', 'T'])
+        .find_map(|f| f.strip_prefix(&format!("{register}:")));
     let digits = field.unwrap_or_else(|| panic!("no register {register} in {stop}"));
     u64::from_str_radix(digits, 16).expect("digits").swap_bytes()
 }
@@ -55,8 +57,14 @@ fn the_opening_of_gdb_13_is_answered() {
     let (_toy, target) = domain(2);
     let mut client = Client::connect(&target);
     client.raw(b"+");
-    let features = client.ask("qSupported:multiprocess+;swbreak+;hwbreak+;qRelocInsn+;fork-events+;vContSupported+");
-    for feature in ["PacketSize=20000", "ConditionalBreakpoints+", "qXfer:features:read+", "QStartNoAckMode+"] {
+    let features =
+        client.ask("qSupported:multiprocess+;swbreak+;hwbreak+;qRelocInsn+;fork-events+;vContSupported+");
+    for feature in [
+        "PacketSize=20000",
+        "ConditionalBreakpoints+",
+        "qXfer:features:read+",
+        "QStartNoAckMode+",
+    ] {
         assert!(features.contains(feature), "{features}");
     }
     assert_eq!(client.ask("vMustReplyEmpty"), "");
@@ -67,7 +75,11 @@ fn the_opening_of_gdb_13_is_answered() {
     assert!(description.starts_with("m<?xml"), "{description}");
     assert_eq!(client.ask("qTStatus"), "");
     assert!(client.ask("?").starts_with("T05thread:1;"));
-    assert!(client.ask("qXfer:threads:read::0,1000").contains("name=\"vCPU 1\""));
+    assert!(
+        client
+            .ask("qXfer:threads:read::0,1000")
+            .contains("name=\"vCPU 1\"")
+    );
     assert_eq!(client.ask("qAttached"), "1");
     assert_eq!(client.ask("Hc-1"), "OK");
     assert_eq!(client.ask("qOffsets"), "");
@@ -159,7 +171,11 @@ fn a_condition_is_evaluated_in_the_service() {
     let (_toy, target) = domain(1);
     let mut client = Client::attach(&target);
     // rax % 1000 == 7: reg 0, const16 1000, rem_unsigned, const8 7, equal, end.
-    assert_eq!(client.ask("Z0,1003,1;X9,2600002303e80822071327"), "E22", "a wrong length");
+    assert_eq!(
+        client.ask("Z0,1003,1;X9,2600002303e80822071327"),
+        "E22",
+        "a wrong length"
+    );
     assert_eq!(client.ask("Z0,1003,1;Xb,2600002303e80822071327"), "OK");
     let stop = client.ask("vCont;c");
     assert_eq!(expedited(&stop, "00") % 1000, 7);
@@ -234,7 +250,11 @@ fn ctrl_c_stops_whatever_runs() {
     let (_toy, target) = domain(2);
     let mut client = Client::attach(&target);
     client.raw(b"\x03");
-    assert_eq!(client.session.take_output(), b"", "nothing runs: nothing to interrupt");
+    assert_eq!(
+        client.session.take_output(),
+        b"",
+        "nothing runs: nothing to interrupt"
+    );
     // All, one alone, a range that is never left.
     for plan in ["vCont;c", "vCont;c:2", "vCont;r0,ffffffff:1;c"] {
         client.raw(&packet(plan.as_bytes()));
@@ -275,9 +295,15 @@ fn two_clients_see_each_others_stops() {
     second.raw(&packet(b"vCont;c"));
     assert!(second.next().contains("swbreak"));
     let stop = first.next();
-    assert!(stop.starts_with("T05thread:01;00:"), "not its own breakpoint: {stop}");
+    assert!(
+        stop.starts_with("T05thread:01;00:"),
+        "not its own breakpoint: {stop}"
+    );
     drop(second);
-    assert!(matches!(toy.state(), DomainState::Paused(_)), "the first still holds it");
+    assert!(
+        matches!(toy.state(), DomainState::Paused(_)),
+        "the first still holds it"
+    );
     first.raw(&packet(b"vCont;c"));
     assert_eq!(toy.state(), DomainState::Running);
 }
@@ -361,7 +387,17 @@ fn monitor_commands_are_listed_and_unknown_ones_say_so() {
     let (_toy, target) = domain(2);
     let mut client = Client::attach(&target);
     let help = monitor(&mut client, "help");
-    for command in ["registers", "msr", "translate", "info", "physical", "place", "save", "fork", "reset"] {
+    for command in [
+        "registers",
+        "msr",
+        "translate",
+        "info",
+        "physical",
+        "place",
+        "save",
+        "fork",
+        "reset",
+    ] {
         assert!(help.contains(command), "{help}");
         assert!(monitor(&mut client, &format!("help {command}")).starts_with(command));
     }

@@ -17,12 +17,12 @@ mkdir -p $work
 cd $work || exit 1
 
 section checksums
-seq 1 20000 >numbers
-for sum in md5sum sha1sum sha256sum sha512sum sha3sum cksum; do
+seq 1 4000 >numbers
+for sum in md5sum sha1sum sha256sum sha512sum sha3sum; do
     $sum <numbers
 done
-dd if=/dev/zero bs=64k count=32 2>/dev/null | sha256sum
-awk 'BEGIN { x = 1; for (i = 0; i < 20000; i++) { x = (x * 16807) % 2147483647; print x } }' >random
+dd if=/dev/zero bs=64k count=8 2>/dev/null | sha256sum
+awk 'BEGIN { x = 1; for (i = 0; i < 2500; i++) { x = (x * 16807) % 2147483647; print x } }' >random
 md5sum <random
 
 section 'round trips'
@@ -46,7 +46,7 @@ find tree -type f | sort | xargs cat | md5sum
 section text
 sort -n -r random | head -n 3
 sort random | uniq | wc -l
-sort -n random | sed -n '10000p'
+sort -n random | sed -n '1000p'
 grep -c 7 numbers
 sed -e 's/\([0-9]\)\([0-9]\)/\2\1/g' numbers | md5sum
 tr 0-9 a-j <numbers | cut -c 1-3 | sort | uniq -c | sort -n -r | head -n 3
@@ -55,28 +55,36 @@ head -c 32 numbers | hexdump -C
 rev <numbers | tac | md5sum
 
 section 'floating point'
-awk 'BEGIN {
-    pi = atan2(0, -1)
-    printf "%.12f %.12f %.12f\n", pi, exp(1), log(10)
-    printf "%.12f %.12f %.12f\n", sin(1), cos(1), sqrt(2)
-    printf "%.10e %g %.3f\n", 1 / 3, 1e300 * 1e10, -2.5
-    printf "%d %d %.1f\n", int(-3.7), 17 % 5, 2 ^ 0.5 * 2 ^ 0.5
-    for (i = 1; i <= 20000; i++) { sum += 1 / (i * i); log_sum += log(i) }
-    printf "%.10f %.8f\n", sum, log_sum
+# This busybox is built without the mathematical functions: series and iterations do the same work.
+awk '
+function exp_(x,    n, term, sum) { term = sum = 1; for (n = 1; n < 40; n++) { term *= x / n; sum += term } return sum }
+function sin_(x,    n, term, sum) { term = sum = x; for (n = 1; n < 20; n++) { term *= -x * x / (2 * n * (2 * n + 1)); sum += term } return sum }
+function sqrt_(x,    n, r) { r = x; for (n = 0; n < 60; n++) r = (r + x / r) / 2; return r }
+function atan_inverse(x,    n, power, sum) { power = 1 / x; for (n = 0; n < 30; n++) { sum += (n % 2 ? -1 : 1) * power / (2 * n + 1); power /= x * x } return sum }
+BEGIN {
+    printf "%.12f %.12f %.12f\n", 16 * atan_inverse(5) - 4 * atan_inverse(239), exp_(1), exp_(-2.5)
+    printf "%.12f %.12f %.12f\n", sin_(1), sin_(-0.5), sqrt_(2)
+    printf "%.10e %g %g %.3f\n", 1 / 3, 1e300 * 1e10, -1e300 * 1e10, -2.5
+    printf "%d %d %.4f %.17g\n", int(-3.7), 17 % 5, 7.5 % 2, 0.1 + 0.2
+    for (i = 1; i <= 4000; i++) { sum += 1 / (i * i); if (i <= 200) roots += sqrt_(i) }
+    printf "%.10f %.8f\n", sum, roots
     for (i = 0; i < 1000; i++) x = x + 0.1
-    printf "%.13f\n", x
+    printf "%.13f %x %c%s\n", x, 48879, 65, substr("abcdef", 2, 3)
+    print (0.1 + 0.2 == 0.3), (1e308 * 10 > 1e308), ("10" < "9"), (10 < 9)
     srand(1); r = rand(); print (r >= 0 && r < 1)
 }'
+seq 0 0.125 1 | tr '\n' ' '
+echo
 
 section 'integers'
 echo $((0x7fffffffffffffff + 1)) $((-7 / 2)) $((-7 % 2)) $((1 << 62)) $((-1 >> 1)) $((12345678901 * 98765))
 echo '2^200; scale=40; 4*a(1); sqrt(2)' | bc -l
 echo '20k 2 v 3 * p' | dc
-factor 1234567890123456789 9007199254740881
+factor 1234567890123456789 999999000001
 
 section processes
 i=0
-while [ $i -lt 100 ]; do
+while [ $i -lt 60 ]; do
     i=$((i + 1))
     /bin/true || echo "true failed"
 done
@@ -96,8 +104,8 @@ sh -c 'exit 42'
 echo "status $?"
 
 section pipes
-yes | head -n 100000 | wc -l
-seq 1 5000 | cat | cat | cat | cat | tail -n 1
+yes | head -n 50000 | wc -l
+seq 1 2000 | cat | cat | cat | cat | tail -n 1
 seq 1 300 | while read -r n; do echo $((n * 2)); done | awk '{ s += $1 } END { print s }'
 mkfifo fifo
 (seq 1 1000 >fifo) &
@@ -108,24 +116,23 @@ wait
 section signals
 trap 'echo caught USR1' USR1
 kill -USR1 $$
-trap 'echo caught TERM in child' TERM
 (trap 'echo child got TERM; exit 3' TERM; while :; do sleep 0.05; done) &
 sleep 0.3
 kill -TERM $!
 wait $!
 echo "status $?"
-trap - TERM USR1
+trap - USR1
 for signal in HUP INT KILL SEGV; do
-    sh -c "kill -$signal \$\$; sleep 5" 2>/dev/null
+    sh -c "kill -$signal \$\$; sleep 5"
     echo "$signal: $?"
-done
+done 2>/dev/null # The shell's own words about them.
 sleep 30 &
 kill -STOP $!
 sleep 0.1
 grep '^State' /proc/$!/status
 kill -CONT $!
 kill $!
-wait $!
+wait $! 2>/dev/null
 echo "status $?"
 
 section timers
@@ -137,7 +144,7 @@ before=$(date +%s)
 sleep 1
 after=$(date +%s)
 check 'date' [ $((after - before)) -ge 1 -a $((after - before)) -le 4 ]
-timeout 0.3 sleep 20
+timeout 0.3 sleep 20 2>/dev/null
 echo "timeout: $?"
 (sleep 0.3; echo third) &
 (sleep 0.2; echo second) &
@@ -163,8 +170,10 @@ check 'random device' [ "$(dd if=/dev/urandom bs=1k count=16 2>/dev/null | wc -c
 section network
 ping -c 2 -i 0.2 -W 5 127.0.0.1 | grep received | cut -d , -f 1,2
 (echo hello from server | nc -l -p 7000 >received) &
-sleep 0.3
-echo hello from client | nc -w 5 127.0.0.1 7000
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    sleep 0.1 # Until the server listens.
+    echo hello from client | nc -w 5 127.0.0.1 7000 2>/dev/null && break
+done
 wait
 cat received
 
@@ -177,5 +186,5 @@ check 'frequency' awk '/^cpu MHz/ { exit !($4 > 1) }' /proc/cpuinfo
 check 'interrupts' awk '/LOC:|timer/ { n += $2 } END { exit !(n > 10) }' /proc/interrupts
 
 section 'kernel log'
-dmesg | grep -i -E 'warning:|bug:|oops|unstable|lockup|call trace|unchecked msr|panic|stall' | head -n 20
+dmesg | grep -i -E 'warning:|bug[]:]|oops:|unstable|lockup|call trace|unchecked msr|panic|stall' | head -n 20
 echo end

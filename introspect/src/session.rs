@@ -69,6 +69,7 @@ impl Session {
         }
         let mut hold = Some(Hold::acquire(self.target.domain()));
         let mut state = self.target.lock();
+        let mut waited = None;
         if let Some(me) = state.session_mut(self.id) {
             me.stopping -= 1;
             // A stop of the domain may have given us a hold meanwhile: then this one is left over.
@@ -79,10 +80,11 @@ impl Session {
                 }
                 me.sees = Sees::Stopped;
                 state.tell_stopped(Some(self.id));
+                waited = state.waiting.take();
             }
         }
         drop(state);
-        drop(hold);
+        drop((hold, waited));
         self.target.deliver();
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! therefore taken before the lock, moved into place as [`Hold`] values under it, and what is left over is dropped
 //! after it.
 
+use crate::error::Error;
 use crate::event::{EventSink, TargetEvent};
 use crate::hold::Hold;
 use crate::outbox::Outbox;
@@ -23,6 +24,8 @@ pub struct Target {
 #[derive(Default)]
 pub(crate) struct State {
     sessions: Vec<Attached>,
+    /// See [`Target::wait_for_debugger`].
+    pub(crate) waiting: Option<Hold>,
     next_id: u64,
     /// Counts the moments at which `sees` of a session may have changed; see [`Target::compare_with_domain`].
     generation: u64,
@@ -118,6 +121,29 @@ impl Target {
             breakpoints: session.breakpoints.len(),
         };
         self.lock().sessions.iter().map(describe).collect()
+    }
+
+    /// Holds the domain until the first session does so itself: a machine that waits for its debugger. The
+    /// session's own hold takes the place of this one without an instruction run in between.
+    ///
+    /// # Errors
+    /// The domain can't be paused.
+    pub fn wait_for_debugger(&self) -> Result<(), Error> {
+        let hold = Hold::acquire(&self.domain)?;
+        let before = self.lock().waiting.replace(hold);
+        drop(before);
+        Ok(())
+    }
+
+    /// Ends the wait of [`Target::wait_for_debugger`]; false if there was none any more.
+    pub fn wait_no_longer(&self) -> bool {
+        let hold = self.lock().waiting.take();
+        hold.is_some()
+    }
+
+    /// Whether it still waits for its first debugger.
+    pub fn waits_for_debugger(&self) -> bool {
+        self.lock().waiting.is_some()
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -98,7 +98,11 @@ impl Program {
         }
         for op in &mut ops {
             if let Op::Goto(target) | Op::IfGoto(target) = op {
-                *target = starts.get(*target).copied().flatten().ok_or(DecodeError::Jump(*target))?;
+                *target = starts
+                    .get(*target)
+                    .copied()
+                    .flatten()
+                    .ok_or(DecodeError::Jump(*target))?;
             }
         }
         Ok(Program { ops })
@@ -113,7 +117,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The next `N` bytes, a big-endian number.
     fn number<const N: usize>(&mut self) -> Result<u64, DecodeError> {
-        let bytes = self.code.get(self.at..self.at + N).ok_or(DecodeError::Truncated)?;
+        let bytes = self
+            .code
+            .get(self.at..self.at + N)
+            .ok_or(DecodeError::Truncated)?;
         self.at += N;
         Ok(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }

@@ -262,7 +262,10 @@ mod tests {
         assert_eq!(run(&[0x22, 1]), Err(Failed::NoEnd));
         assert_eq!(Program::decode(&[0x21, 0, 2, 0x27]), Err(DecodeError::Jump(2)));
         assert_eq!(Program::decode(&[0x25, 0]), Err(DecodeError::Truncated));
-        assert_eq!(Program::decode(&[0x26, 0xff, 0xff]), Err(DecodeError::Register(0xffff)));
+        assert_eq!(
+            Program::decode(&[0x26, 0xff, 0xff]),
+            Err(DecodeError::Register(0xffff))
+        );
         assert_eq!(Program::decode(&[0xff]), Err(DecodeError::Operation(0xff)));
         assert_eq!(Program::decode(&[0x16, 65]), Err(DecodeError::Width(65)));
     }

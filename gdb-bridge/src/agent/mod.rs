@@ -54,7 +54,7 @@ impl Condition {
 
 impl hv_core::introspect::Condition for Condition {
     fn should_stop(&self, at: &mut dyn StopContext) -> bool {
-        self.0.iter().any(|program| program.evaluate(at).map_or(true, |value| value != 0))
+        self.0.iter().any(|program| program.evaluate(at) != Ok(0))
     }
 }
 
@@ -71,10 +71,21 @@ mod tests {
 
     #[test]
     fn broken_lists_are_refused() {
-        let broken: [&[u8]; 7] =
-            [b"X", b"X3", b"X3,2201", b"Xffffffff,22", b"Y3,220127", b"X3,22012g", b"X0,"];
+        let broken: [&[u8]; 7] = [
+            b"X",
+            b"X3",
+            b"X3,2201",
+            b"Xffffffff,22",
+            b"Y3,220127",
+            b"X3,22012g",
+            b"X0,",
+        ];
         for list in broken {
-            assert!(Condition::parse(list).is_err(), "{}", String::from_utf8_lossy(list));
+            assert!(
+                Condition::parse(list).is_err(),
+                "{}",
+                String::from_utf8_lossy(list)
+            );
         }
     }
 }

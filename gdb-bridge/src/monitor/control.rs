@@ -26,10 +26,13 @@ pub fn save(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let save = guest.domain().save().ok_or("this domain can't be saved")?;
     let file = File::create_new(path).map_err(|error| format!("{path}: {error}"))?;
     let mut writer = BufWriter::new(file);
-    let saved = save.save(&mut writer).map_err(|error| error.to_string()).and_then(|()| {
-        let flushed = writer.flush().and_then(|()| writer.get_ref().sync_all());
-        flushed.map_err(|error| format!("{path}: {error}"))
-    });
+    let saved = save
+        .save(&mut writer)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            let flushed = writer.flush().and_then(|()| writer.get_ref().sync_all());
+            flushed.map_err(|error| format!("{path}: {error}"))
+        });
     match saved {
         Ok(()) => Ok(format!("saved to {path}\n")),
         Err(why) => {
@@ -44,7 +47,11 @@ pub fn fork(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let [name] = arguments else {
         return Err("one name".into());
     };
-    let adopt = guest.options.adopt.clone().ok_or("this service keeps no forks; use: kdd fork")?;
+    let adopt = guest
+        .options
+        .adopt
+        .clone()
+        .ok_or("this service keeps no forks; use: kdd fork")?;
     guest.hold();
     let fork = guest.domain().fork().ok_or("this domain can't be forked")?;
     let child = fork.fork(name).map_err(|error| error.to_string())?;

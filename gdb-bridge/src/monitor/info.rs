@@ -29,7 +29,12 @@ fn domain(guest: &Guest) -> String {
     };
     let mut text = format!("{} ({}), {state}\n", domain.name(), domain.id());
     let uptime = domain.uptime();
-    let _ = writeln!(text, "up {} instructions, {} ms of guest time", uptime.0, uptime.nanoseconds() / 1_000_000);
+    let _ = writeln!(
+        text,
+        "up {} instructions, {} ms of guest time",
+        uptime.0,
+        uptime.nanoseconds() / 1_000_000
+    );
     for index in 0..domain.vcpu_count() {
         let vcpu = VcpuId(index);
         let _ = writeln!(text, "{}: {}", threads::name(vcpu), threads::extra(guest, vcpu));
@@ -47,7 +52,11 @@ fn sessions(guest: &Guest) -> String {
         let _ = writeln!(
             text,
             "{}{} {}, {} breakpoints{}",
-            if session.id == guest.session.id() { '*' } else { ' ' },
+            if session.id == guest.session.id() {
+                '*'
+            } else {
+                ' '
+            },
             session.id,
             session.description,
             session.breakpoints,

@@ -15,12 +15,20 @@ pub fn translate(guest: &mut Guest, arguments: &[&str]) -> Result<String, String
     let walk = |levels: &[Level]| {
         let mut text = String::new();
         for level in levels {
-            let Level { name, index, entry_addr, entry } = level;
+            let Level {
+                name,
+                index,
+                entry_addr,
+                entry,
+            } = level;
             let _ = writeln!(text, "{name:<5} {index:#05x} at {entry_addr}: {entry:#018x}");
         }
         text
     };
-    match guest.target.translate(AddressSpace::Vcpu(guest.selected), address) {
+    match guest
+        .target
+        .translate(AddressSpace::Vcpu(guest.selected), address)
+    {
         Ok(translation) => {
             let mut text = walk(&translation.levels);
             let right = |has: bool, letter: char| if has { letter } else { '-' };
@@ -47,7 +55,11 @@ pub fn physical(guest: &mut Guest, arguments: &[&str]) -> Result<String, String>
         ["off"] => guest.physical = false,
         _ => return Err("on or off".into()),
     }
-    let kind = if guest.physical { "guest-physical" } else { "virtual" };
+    let kind = if guest.physical {
+        "guest-physical"
+    } else {
+        "virtual"
+    };
     Ok(format!("addresses of memory commands are {kind}\n"))
 }
 
@@ -61,7 +73,10 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["virtual"] => Some(PlaceMode::Virtual),
         ["physical"] => Some(PlaceMode::Physical),
         ["address-space"] => {
-            let registers = guest.domain().registers(guest.selected).map_err(|e| e.to_string())?;
+            let registers = guest
+                .domain()
+                .registers(guest.selected)
+                .map_err(|e| e.to_string())?;
             let root = PagingMode::of(&registers).root(registers.cr3);
             Some(PlaceMode::AddressSpace(root.page_base()))
         }
@@ -77,7 +92,10 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         (None, Some(_)) => return Err("what shall the address be?".into()),
         (None, None) => {}
     }
-    Ok(format!("addresses of breakpoints that weren't set before are {}\n", words(guest.place)))
+    Ok(format!(
+        "addresses of breakpoints that weren't set before are {}\n",
+        words(guest.place)
+    ))
 }
 
 fn words(place: PlaceMode) -> String {

@@ -108,9 +108,10 @@ fn find(name: &str) -> Result<&'static Command, String> {
     let mut fitting = COMMANDS.iter().filter(|c| c.name.starts_with(name));
     match (fitting.next(), fitting.next()) {
         (Some(command), None) => Ok(command),
-        (Some(first), Some(second)) => {
-            Err(format!("{name}: could be {} or {}; try: monitor help", first.name, second.name))
-        }
+        (Some(first), Some(second)) => Err(format!(
+            "{name}: could be {} or {}; try: monitor help",
+            first.name, second.name
+        )),
         _ => Err(format!("{name}: no such command; try: monitor help")),
     }
 }
@@ -123,14 +124,19 @@ fn help(_: &mut Guest, arguments: &[&str]) -> Result<String, String> {
 }
 
 fn list() -> String {
-    let mut text: String =
-        COMMANDS.iter().map(|c| format!("{} {} -- {}\n", c.name, c.arguments, c.help)).collect();
+    let mut text: String = COMMANDS
+        .iter()
+        .map(|c| format!("{} {} -- {}\n", c.name, c.arguments, c.help))
+        .collect();
     text.push_str("kill and detach let the guest run on; `kdd destroy` ends it\n");
     text
 }
 
 /// A number as people type it here: hexadecimal, with or without `0x`.
 fn number(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    let digits = text
+        .strip_prefix("0x")
+        .or_else(|| text.strip_prefix("0X"))
+        .unwrap_or(text);
     crate::hex::number(digits.as_bytes()).ok_or_else(|| format!("'{text}' is no hexadecimal number"))
 }

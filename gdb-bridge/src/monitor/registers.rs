@@ -18,7 +18,10 @@ pub fn registers(guest: &mut Guest, arguments: &[&str]) -> Result<String, String
         let mut bytes = Vec::new();
         view.put(register, &mut bytes);
         bytes.resize(16, 0);
-        let value = bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(0u128, |value, &byte| value << 8 | u128::from(byte));
         let digits = usize::from(register.bits) / 4;
         let _ = writeln!(text, "{:<14} {value:0digits$x}", register.name);
     }
@@ -41,7 +44,10 @@ pub fn msr(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         [msr, value] => {
             let (msr, value) = (narrow(msr)?, number(value)?);
             guest.hold();
-            let write = guest.domain().write_registers().ok_or("this domain's registers can't be written")?;
+            let write = guest
+                .domain()
+                .write_registers()
+                .ok_or("this domain's registers can't be written")?;
             if write.write_msr(vcpu, msr, value).map_err(|e| e.to_string())? {
                 Ok(String::new())
             } else {

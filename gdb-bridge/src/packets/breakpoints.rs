@@ -21,7 +21,10 @@ pub fn insert(guest: &mut Guest, rest: &[u8]) -> Flow {
             return Flow::error(Code::Refused);
         }
     };
-    match guest.breakpoints.insert(&guest.session, key, guest.place, condition) {
+    match guest
+        .breakpoints
+        .insert(&guest.session, key, guest.place, condition)
+    {
         Ok(()) => Flow::ok(),
         Err(why) => {
             tracing::info!(%why, ?key, "a breakpoint isn't set");

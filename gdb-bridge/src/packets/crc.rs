@@ -27,7 +27,9 @@ pub fn crc(guest: &mut Guest, range: &[u8]) -> Flow {
 
 /// The CRC-32 of the protocol: the usual polynomial, highest bit first, not inverted at the end.
 fn update(crc: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(crc, |crc, &byte| crc << 8 ^ TABLE[(crc >> 24) as usize ^ byte as usize])
+    bytes.iter().fold(crc, |crc, &byte| {
+        crc << 8 ^ TABLE[(crc >> 24) as usize ^ byte as usize]
+    })
 }
 
 static TABLE: [u32; 256] = {
@@ -37,7 +39,11 @@ static TABLE: [u32; 256] = {
         let mut value = (i as u32) << 24;
         let mut bit = 0;
         while bit < 8 {
-            value = if value >> 31 == 1 { value << 1 ^ 0x04c1_1db7 } else { value << 1 };
+            value = if value >> 31 == 1 {
+                value << 1 ^ 0x04c1_1db7
+            } else {
+                value << 1
+            };
             bit += 1;
         }
         table[i] = value;

@@ -70,7 +70,6 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("!", handshake::extended),
     ("?", handshake::why_stopped),
     ("H", threads::select),
-
     ("qXfer:threads:read:", threads::document),
     ("m", memory::read),
     ("x", memory::read_binary),
@@ -108,5 +107,8 @@ pub fn handle(guest: &mut Guest, body: &[u8]) -> Flow {
 /// `first,second`, both numbers.
 fn pair(text: &[u8]) -> Option<(u64, u64)> {
     let comma = text.iter().position(|&b| b == b',')?;
-    Some((crate::hex::number(&text[..comma])?, crate::hex::number(&text[comma + 1..])?))
+    Some((
+        crate::hex::number(&text[..comma])?,
+        crate::hex::number(&text[comma + 1..])?,
+    ))
 }

@@ -54,7 +54,9 @@ pub fn step_with_signal(guest: &mut Guest, rest: &[u8]) -> Flow {
 }
 
 fn after_signal(rest: &[u8]) -> &[u8] {
-    rest.iter().position(|&b| b == b';').map_or(&[], |semicolon| &rest[semicolon + 1..])
+    rest.iter()
+        .position(|&b| b == b';')
+        .map_or(&[], |semicolon| &rest[semicolon + 1..])
 }
 
 /// Sets RIP if there is an address.
@@ -66,7 +68,9 @@ fn jump(guest: &mut Guest, address: &[u8]) -> Result<(), Flow> {
     guest.hold();
     let vcpu = guest.stepped.unwrap_or(guest.selected);
     let mut view = View::read(guest.domain(), vcpu).map_err(|_| Flow::error(Code::NoThread))?;
-    let set = view.set(&TABLE[RIP], &address.to_le_bytes()).and_then(|()| view.write());
+    let set = view
+        .set(&TABLE[RIP], &address.to_le_bytes())
+        .and_then(|()| view.write());
     set.map_err(|why| {
         tracing::info!(%why, "RIP isn't written");
         Flow::error(Code::Refused)

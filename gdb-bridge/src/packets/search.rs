@@ -14,7 +14,10 @@ const CHUNK: usize = 1 << 18;
 /// there is no match before it that is an error, as it is in gdb's own search.
 pub fn search(guest: &mut Guest, rest: &[u8]) -> Flow {
     let mut parts = rest.splitn(3, |&b| b == b';');
-    let numbers = (parts.next().and_then(hex::number), parts.next().and_then(hex::number));
+    let numbers = (
+        parts.next().and_then(hex::number),
+        parts.next().and_then(hex::number),
+    );
     let (Some(address), Some(length)) = numbers else {
         return Flow::error(Code::Refused);
     };

@@ -47,7 +47,10 @@ pub fn document(guest: &mut Guest, rest: &[u8]) -> Flow {
 
 /// The answer to a `qXfer` read: `m` or `l` and the bytes.
 fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
-    let rest = usize::try_from(offset).ok().and_then(|o| document.get(o..)).unwrap_or(&[]);
+    let rest = usize::try_from(offset)
+        .ok()
+        .and_then(|o| document.get(o..))
+        .unwrap_or(&[]);
     let length = usize::try_from(length).map_or(rest.len(), |l| l.min(rest.len()));
     let mut answer = vec![if length < rest.len() { b'm' } else { b'l' }];
     framing::escape(&mut answer, &rest[..length]);

@@ -91,7 +91,9 @@ impl View<'_> {
     /// One register, little-endian, appended.
     pub fn put(&self, register: &Register, out: &mut Vec<u8>) {
         let value = match register.slot {
-            Slot::OtherMsr(msr) => u128::from(self.domain.read_msr(self.vcpu, msr).ok().flatten().unwrap_or(0)),
+            Slot::OtherMsr(msr) => {
+                u128::from(self.domain.read_msr(self.vcpu, msr).ok().flatten().unwrap_or(0))
+            }
             slot => slot.get(&self.registers),
         };
         out.extend_from_slice(&value.to_le_bytes()[..register.bytes()]);
@@ -119,7 +121,10 @@ impl View<'_> {
                 .set(&mut self.registers, value)
                 .map_err(|Refused(why)| format!("{}: {why}", register.name));
         };
-        let write = self.domain.write_registers().ok_or("this domain's registers can't be written")?;
+        let write = self
+            .domain
+            .write_registers()
+            .ok_or("this domain's registers can't be written")?;
         match write.write_msr(self.vcpu, msr, value as u64) {
             Ok(true) => Ok(()),
             Ok(false) => Err(format!("{} cannot hold {value:#x}", register.name)),
@@ -132,8 +137,13 @@ impl View<'_> {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn write(&self) -> Result<(), String> {
-        let write = self.domain.write_registers().ok_or("this domain's registers can't be written")?;
-        write.set_registers(self.vcpu, &self.registers).map_err(|e| e.to_string())
+        let write = self
+            .domain
+            .write_registers()
+            .ok_or("this domain's registers can't be written")?;
+        write
+            .set_registers(self.vcpu, &self.registers)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -190,7 +200,10 @@ mod tests {
                 "cs" | "ss" | "ds" | "es" | "fs" | "gs" | "ldtr" | "tr" | "gdtr_limit" | "idtr_limit" => 0x33,
                 _ => odd,
             };
-            register.slot.set(&mut registers, value).unwrap_or_else(|_| panic!("{}", register.name));
+            register
+                .slot
+                .set(&mut registers, value)
+                .unwrap_or_else(|_| panic!("{}", register.name));
             assert_eq!(register.slot.get(&registers), value, "{}", register.name);
         }
     }

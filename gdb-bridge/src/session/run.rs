@@ -180,7 +180,9 @@ impl GdbSession {
     }
 
     fn crashed(&mut self, reason: &CrashReason) -> Stop {
-        self.say(&format!("the guest crashed: {reason}; it can be looked at, or reset with R or monitor reset\n"));
+        self.say(&format!(
+            "the guest crashed: {reason}; it can be looked at, or reset with R or monitor reset\n"
+        ));
         let vcpu = match reason {
             CrashReason::TripleFault { vcpu, .. } => *vcpu,
             _ => self.guest.selected,

@@ -28,10 +28,12 @@ impl Guest {
             address,
             length,
         };
-        self.breakpoints.insert(&self.session, key, self.place, None).map_err(|why| {
-            tracing::info!(%why, ?key, "a breakpoint isn't set");
-            TargetError::Errno(REFUSED)
-        })?;
+        self.breakpoints
+            .insert(&self.session, key, self.place, None)
+            .map_err(|why| {
+                tracing::info!(%why, ?key, "a breakpoint isn't set");
+                TargetError::Errno(REFUSED)
+            })?;
         Ok(true)
     }
 

@@ -105,7 +105,10 @@ impl Stop {
                 tid: thread(vcpu),
                 signal: gdbstub::common::Signal(signal),
             },
-            Stop::Breakpoint { vcpu, hardware: false } => MultiThreadStopReason::SwBreak(thread(vcpu)),
+            Stop::Breakpoint {
+                vcpu,
+                hardware: false,
+            } => MultiThreadStopReason::SwBreak(thread(vcpu)),
             Stop::Breakpoint { vcpu, hardware: true } => MultiThreadStopReason::HwBreak(thread(vcpu)),
             Stop::Watch { vcpu, kind, address } => MultiThreadStopReason::Watch {
                 tid: thread(vcpu),
@@ -156,9 +159,9 @@ impl Stub {
             self.machine = Some(match self.machine.take() {
                 Some(Machine::Idle(m)) => m.incoming_data(guest, byte).map_err(|e| e.to_string())?,
                 Some(Machine::Running(m)) => m.incoming_data(guest, byte).map_err(|e| e.to_string())?,
-                Some(Machine::CtrlCInterrupt(m)) => {
-                    m.interrupt_handled(guest, None::<MultiThreadStopReason<u64>>).map_err(|e| e.to_string())?
-                }
+                Some(Machine::CtrlCInterrupt(m)) => m
+                    .interrupt_handled(guest, None::<MultiThreadStopReason<u64>>)
+                    .map_err(|e| e.to_string())?,
                 Some(Machine::Disconnected(m)) => m.return_to_idle(),
                 None => return Err("no state machine".into()),
             });

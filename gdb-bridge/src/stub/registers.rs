@@ -190,7 +190,10 @@ impl TargetDescriptionXmlOverride for Guest {
             return Err(TargetError::Errno(0));
         }
         let xml = description().as_bytes();
-        let rest = usize::try_from(offset).ok().and_then(|o| xml.get(o..)).unwrap_or(&[]);
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|o| xml.get(o..))
+            .unwrap_or(&[]);
         // Escapes may double what is written.
         let length = length.min(rest.len()).min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);

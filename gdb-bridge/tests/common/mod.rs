@@ -30,7 +30,11 @@ impl Client {
         let (sender, events) = channel();
         let notify = Box::new(move |event| drop(sender.send(event)));
         let session = GdbSession::new(target, "test", Options::default(), notify).unwrap();
-        Client { session, events, received: Vec::new() }
+        Client {
+            session,
+            events,
+            received: Vec::new(),
+        }
     }
 
     /// Connects as gdb does: no acknowledgements, and the guest is stopped.
@@ -71,7 +75,11 @@ impl Client {
             if let Some(body) = self.take_packet() {
                 return body;
             }
-            assert!(Instant::now() < end, "no answer; so far: {:?}", String::from_utf8_lossy(&self.received));
+            assert!(
+                Instant::now() < end,
+                "no answer; so far: {:?}",
+                String::from_utf8_lossy(&self.received)
+            );
             self.turn();
         }
     }

@@ -90,7 +90,13 @@ impl Toy {
     }
 
     fn emit(&self, event: &Event) {
-        let sinks: Vec<_> = self.sinks.lock().unwrap().iter().map(|(_, sink)| sink.clone()).collect();
+        let sinks: Vec<_> = self
+            .sinks
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(_, sink)| sink.clone())
+            .collect();
         for sink in sinks {
             sink(event);
         }
@@ -140,7 +146,10 @@ impl State {
         if !stepping && let Some(stop) = self.breakpoint_at(index, rip) {
             return Done::Stopped(stop);
         }
-        let code = self.memory.get(rip as usize..rip as usize + 3).map(<[u8]>::to_vec);
+        let code = self
+            .memory
+            .get(rip as usize..rip as usize + 3)
+            .map(<[u8]>::to_vec);
         let registers = &mut self.vcpus[index];
         let mut touched = None;
         match code.as_deref() {
@@ -188,11 +197,21 @@ impl State {
         self.retired += 1;
         if let Some((at, access)) = touched {
             for (id, breakpoint) in &self.breakpoints {
-                let BreakpointKind::Watch { length, access: wanted } = breakpoint.kind else { continue };
+                let BreakpointKind::Watch {
+                    length,
+                    access: wanted,
+                } = breakpoint.kind
+                else {
+                    continue;
+                };
                 let start = place(breakpoint.place);
                 if access.matches(wanted) && start < at + 8 && at < start.saturating_add(length) {
                     let address = start.max(at);
-                    return Done::Stopped(StopReason::Watchpoint { id: *id, address, access });
+                    return Done::Stopped(StopReason::Watchpoint {
+                        id: *id,
+                        address,
+                        access,
+                    });
                 }
             }
         }
@@ -267,10 +286,19 @@ impl ReadMemory for Toy {
             return Ok(());
         }
         let wanted = buffer.len();
-        Err(Error::NoMemory { domain: self.id(), address: address.wrapping_add(done as u64), done, wanted })
+        Err(Error::NoMemory {
+            domain: self.id(),
+            address: address.wrapping_add(done as u64),
+            done,
+            wanted,
+        })
     }
     fn memory_regions(&self) -> Vec<MemoryRegion> {
-        vec![MemoryRegion { start: GuestPhysAddr(0), length: MEMORY as u64, writable: true }]
+        vec![MemoryRegion {
+            start: GuestPhysAddr(0),
+            length: MEMORY as u64,
+            writable: true,
+        }]
     }
 }
 
@@ -284,7 +312,12 @@ impl WriteMemory for Toy {
             return Ok(());
         }
         let wanted = bytes.len();
-        Err(Error::NoMemory { domain: self.id(), address: address.wrapping_add(done as u64), done, wanted })
+        Err(Error::NoMemory {
+            domain: self.id(),
+            address: address.wrapping_add(done as u64),
+            done,
+            wanted,
+        })
     }
 }
 
@@ -295,7 +328,11 @@ impl ReadRegisters for Toy {
     fn registers(&self, vcpu: VcpuId) -> Result<Registers> {
         let state = self.lock();
         let count = state.vcpus.len() as u32;
-        state.vcpus.get(vcpu.index()).cloned().ok_or(Error::NoVcpu { domain: DomId(7), vcpu, count })
+        state.vcpus.get(vcpu.index()).cloned().ok_or(Error::NoVcpu {
+            domain: DomId(7),
+            vcpu,
+            count,
+        })
     }
     fn read_msr(&self, _: VcpuId, msr: u32) -> Result<Option<u64>> {
         Ok((msr == 0x10).then(|| self.lock().retired))
@@ -307,11 +344,20 @@ impl WriteRegisters for Toy {
         let domain = self.id();
         if registers.efer & !hv_core::regs::efer::ALL != 0 {
             let (register, value, why) = ("EFER", registers.efer, "reserved bits");
-            return Err(Error::BadRegister { domain, vcpu, register, value, why });
+            return Err(Error::BadRegister {
+                domain,
+                vcpu,
+                register,
+                value,
+                why,
+            });
         }
         let mut state = self.lock();
         if state.pauses == 0 {
-            return Err(Error::WrongState { domain, why: "it runs".into() });
+            return Err(Error::WrongState {
+                domain,
+                why: "it runs".into(),
+            });
         }
         let count = state.vcpus.len() as u32;
         match state.vcpus.get_mut(vcpu.index()) {
@@ -339,7 +385,10 @@ impl ControlRun for Toy {
     fn unpause(&self) -> Result<()> {
         let mut state = self.lock();
         let Some(left) = state.pauses.checked_sub(1) else {
-            return Err(Error::WrongState { domain: DomId(7), why: "it isn't paused".into() });
+            return Err(Error::WrongState {
+                domain: DomId(7),
+                why: "it isn't paused".into(),
+            });
         };
         state.pauses = left;
         drop(state);
@@ -354,12 +403,19 @@ impl ControlRun for Toy {
         let me = vcpu.index();
         if me >= state.vcpus.len() {
             let count = state.vcpus.len() as u32;
-            return Err(Error::NoVcpu { domain: DomId(7), vcpu, count });
+            return Err(Error::NoVcpu {
+                domain: DomId(7),
+                vcpu,
+                count,
+            });
         }
         if mode == StepMode::Schedule {
             for other in (0..state.vcpus.len()).filter(|i| *i != me) {
                 if let Done::Stopped(reason) = state.execute(other, false) {
-                    return Ok(StepOutcome::Stopped { vcpu: VcpuId(other as u32), reason });
+                    return Ok(StepOutcome::Stopped {
+                        vcpu: VcpuId(other as u32),
+                        reason,
+                    });
                 }
             }
         }
@@ -371,9 +427,10 @@ impl ControlRun for Toy {
                 drop(state);
                 self.emit(&event);
                 match event {
-                    Event::Crashed(reason) => {
-                        StepOutcome::Stopped { vcpu, reason: StopReason::Crashed(reason) }
-                    }
+                    Event::Crashed(reason) => StepOutcome::Stopped {
+                        vcpu,
+                        reason: StopReason::Crashed(reason),
+                    },
                     _ => StepOutcome::Ended,
                 }
             }
@@ -405,7 +462,10 @@ impl Breakpoints for Toy {
         if let BreakpointKind::Watch { length, .. } = breakpoint.kind
             && (length == 0 || place(breakpoint.place).checked_add(length - 1).is_none())
         {
-            return Err(Error::WrongState { domain: self.id(), why: "a watch of no length".into() });
+            return Err(Error::WrongState {
+                domain: self.id(),
+                why: "a watch of no length".into(),
+            });
         }
         let mut state = self.lock();
         let id = BreakpointId(state.next_id);

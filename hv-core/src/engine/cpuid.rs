@@ -125,7 +125,7 @@ pub static MODELS: &[CpuModel] = &[
     CpuModel {
         name: "kdd64",
         description: "everything the engine has: SSE4.2, AES, BMI, XSAVE, SMEP, SMAP, PCID, x2APIC; needs no mitigations",
-        signature: 0x0005_06e3,
+        signature: 0x0008_06f8,
         brand: "kdd virtual CPU (kdd64)",
         leaf1_edx: BASE_EDX | f::SEP | f::MTRR | f::PSE36,
         leaf1_ecx: V2_ECX

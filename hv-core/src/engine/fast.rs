@@ -1,6 +1,8 @@
 //! Fast forms of the instructions that kernels and compilers use most, in 64-bit mode with 64-bit addresses. Each does
 //! what [`super::exec`] does for the same instruction; what has no fast form goes there.
 
+mod sse;
+
 use super::block::{Handler, Op};
 use super::bus::Bus;
 use super::exec::Flow;
@@ -640,7 +642,7 @@ pub(crate) fn lower(i: &Instruction) -> Option<Op> {
             let c = condition_code(i.condition_code());
             Some(Op { dst: register(i, 0)?, ..Op::new(by_condition!(c, setcc)) })
         }
-        _ => None,
+        _ => sse::lower(i),
     }
 }
 

@@ -18,11 +18,17 @@ mod decode;
 pub(crate) mod exec;
 mod fast;
 pub(crate) mod flags;
+pub(crate) mod float;
 mod interrupt;
 pub(crate) mod mmu;
 pub mod msr;
 pub(crate) mod run;
+pub(crate) mod simd;
 mod task;
 mod tlb;
 pub(crate) mod vcpu;
 pub(crate) mod watch;
+pub(crate) mod x87;
+
+#[cfg(test)]
+mod host_tests;

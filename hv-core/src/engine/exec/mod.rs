@@ -6,12 +6,15 @@ mod bits;
 pub(crate) mod control;
 mod data;
 mod io;
+mod mmx;
 pub(crate) mod operand;
 pub(crate) mod segment;
 pub(crate) mod shift;
+pub(crate) mod sse;
 mod stack;
 mod string;
 pub(crate) mod system;
+mod x87;
 mod xsave;
 
 use super::bus::Bus;
@@ -202,7 +205,8 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
         _ if is_cmovcc(i) => next(data::conditional_move(cpu, bus, i)),
         _ if is_setcc(i) => next(data::set_on_condition(cpu, bus, i)),
         _ if i.is_string_instruction() && !is_string_lookalike(i) => string::execute(cpu, bus, i, index),
-        _ => Err(cpu.undefined()),
+        m if x87::is_x87(m) => next(x87::execute(cpu, bus, i)),
+        _ => next(sse::execute(cpu, bus, i)),
     }
 }
 

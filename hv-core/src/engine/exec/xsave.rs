@@ -3,6 +3,7 @@
 use crate::engine::bus::Bus;
 use crate::engine::cpuid::XSAVE_SIZE;
 use crate::engine::vcpu::{Exec, Mode, Vcpu, vector};
+use crate::engine::x87::environment::FXSAVE_X87;
 use crate::regs::{X87, cr0, cr4, gpr};
 use iced_x86::{Code, Instruction, Mnemonic};
 
@@ -14,26 +15,10 @@ pub(crate) const MXCSR_MASK: u32 = 0xffff;
 impl Vcpu {
     fn legacy_image(&self, wide: bool, x87: bool, sse: bool, image: &mut [u8; 512]) {
         if x87 {
-            let f = &self.r.x87;
-            image[0..2].copy_from_slice(&f.fcw.to_le_bytes());
-            image[2..4].copy_from_slice(&f.fsw.to_le_bytes());
-            image[4] = abridged_tags(f);
-            image[5] = 0;
-            image[6..8].copy_from_slice(&f.fop.to_le_bytes());
-            if wide {
-                image[8..16].copy_from_slice(&f.fip.to_le_bytes());
-                image[16..24].copy_from_slice(&f.fdp.to_le_bytes());
-            } else {
-                image[8..12].copy_from_slice(&(f.fip as u32).to_le_bytes());
-                image[12..16].copy_from_slice(&(f.fcs as u32).to_le_bytes());
-                image[16..20].copy_from_slice(&(f.fdp as u32).to_le_bytes());
-                image[20..24].copy_from_slice(&(f.fds as u32).to_le_bytes());
-            }
-            for n in 0..8 {
-                let value = f.r[(f.top() + n) & 7];
-                image[32 + 16 * n..48 + 16 * n].copy_from_slice(&value.to_le_bytes());
-                image[42 + 16 * n..48 + 16 * n].fill(0);
-            }
+            let legacy = self.r.x87.fxsave(wide);
+            // MXCSR and its mask at 24 to 31 have a say of their own.
+            image[..24].copy_from_slice(&legacy[..24]);
+            image[32..FXSAVE_X87].copy_from_slice(&legacy[32..]);
         }
         if sse {
             for n in 0..if self.mode == Mode::Long { 16 } else { 8 } {
@@ -47,37 +32,6 @@ impl Vcpu {
         image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
     }
 
-    fn restore_x87(&mut self, wide: bool, image: &[u8]) {
-        let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
-        let long = |at: usize| {
-            let mut b = [0; 8];
-            b.copy_from_slice(&image[at..at + 8]);
-            u64::from_le_bytes(b)
-        };
-        let f = &mut self.r.x87;
-        f.fcw = word(0) & 0x1f7f | 0x40;
-        f.fsw = word(2);
-        f.fop = word(6) & 0x7ff;
-        if wide {
-            f.fip = long(8);
-            f.fdp = long(16);
-            f.fcs = 0;
-            f.fds = 0;
-        } else {
-            f.fip = long(8) & 0xffff_ffff;
-            f.fcs = word(12);
-            f.fdp = long(16) & 0xffff_ffff;
-            f.fds = word(20);
-        }
-        let top = f.top();
-        for n in 0..8 {
-            let mut bytes = [0; 16];
-            bytes[..10].copy_from_slice(&image[32 + 16 * n..42 + 16 * n]);
-            f.r[(top + n) & 7] = u128::from_le_bytes(bytes);
-        }
-        f.ftw = full_tags(f, image[4]);
-    }
-
     fn restore_xmm(&mut self, image: &[u8]) {
         for n in 0..if self.mode == Mode::Long { 16 } else { 8 } {
             let mut bytes = [0; 16];
@@ -85,31 +39,6 @@ impl Vcpu {
             self.r.xmm[n] = u128::from_le_bytes(bytes);
         }
     }
-}
-
-/// One bit a physical register: not empty.
-fn abridged_tags(f: &X87) -> u8 {
-    (0..8).filter(|n| f.ftw >> (2 * n) & 3 != 3).fold(0, |tags, n| tags | 1 << n)
-}
-
-/// The two-bit tags from the abridged ones and the values (SDM vol. 1, 8.1.7).
-fn full_tags(f: &X87, abridged: u8) -> u16 {
-    (0..8).fold(0, |tags, n| {
-        let tag = if abridged >> n & 1 == 0 {
-            3
-        } else {
-            let value = f.r[n];
-            let (exponent, mantissa) = ((value >> 64) as u16 & 0x7fff, value as u64);
-            if exponent == 0 && mantissa == 0 {
-                1
-            } else if exponent == 0 || exponent == 0x7fff || mantissa >> 63 == 0 {
-                2
-            } else {
-                0
-            }
-        };
-        tags | tag << (2 * n)
-    })
 }
 
 /// #NM or #UD before FXSAVE and FXRSTOR.
@@ -144,7 +73,7 @@ pub(crate) fn fxsave(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     if sse && mxcsr & !MXCSR_MASK != 0 {
         return Err(cpu.general_protection());
     }
-    cpu.restore_x87(wide, &image);
+    cpu.r.x87.fxrstor(wide, &image);
     if sse {
         cpu.r.mxcsr = mxcsr;
         cpu.restore_xmm(&image);
@@ -242,7 +171,7 @@ fn xrstor(cpu: &mut Vcpu, bus: &mut Bus, linear: u64, requested: u64, wide: bool
     }
     if requested & X87_STATE != 0 {
         if bv & X87_STATE != 0 {
-            cpu.restore_x87(wide, &image);
+            cpu.r.x87.fxrstor(wide, &image);
         } else {
             cpu.r.x87 = X87::default();
         }

@@ -1,0 +1,29 @@
+# The verbs of every day. `just` lists them.
+
+_default:
+    @just --list
+
+# Set up, build, and boot the default guest; arguments go to `kdd run`
+run *arguments:
+    ./run {{arguments}}
+
+# Set up and run every test; arguments go to `cargo test`
+test *arguments:
+    setup/test.sh {{arguments}}
+
+# What must pass before a change lands
+ci:
+    .ci/run
+
+# Format, then show clippy's opinion
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets
+
+# The API documentation, in the browser
+doc:
+    cargo doc --workspace --no-deps --open
+
+# Fetch the newest kernels
+update-guests:
+    setup/guest-linux.sh --second --update

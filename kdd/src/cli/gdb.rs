@@ -1,0 +1,100 @@
+//! `kdd gdb`, and the lines to paste.
+
+use super::common::{Common, unexpected};
+use super::guest::absolute_listen;
+use super::output;
+use crate::Failure;
+use crate::control::message::{EndpointInfo, Reply, Request};
+use crate::parse::ListenAddress;
+
+/// Add a gdb endpoint to a domain, and print the lines that attach to it
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  kdd gdb linux --listen 127.0.0.1:1234")]
+pub(super) struct Args {
+    /// The domain's name or id
+    #[arg(value_name = "DOM")]
+    domain: String,
+    /// Where: HOST:PORT, tcp:HOST:PORT or unix:PATH; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: ListenAddress,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn execute(args: Args) -> Result<(), Failure> {
+    let request = Request::Gdb {
+        domain: args.domain,
+        listen: absolute_listen(args.listen)?,
+    };
+    match args.common.ask(request)? {
+        Reply::Listening(endpoint) if args.common.json => output::print_json(&endpoint),
+        Reply::Listening(endpoint) => print(&endpoint),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// Prints the lines that attach to an endpoint, and warns of one that others reach.
+pub(super) fn print(endpoint: &EndpointInfo) -> Result<(), Failure> {
+    warn_if_open(endpoint);
+    let mut text = String::new();
+    for (debugger, line) in attach_lines(&endpoint.address) {
+        text += &format!("{debugger:<5} {line}\n");
+    }
+    output::print(&text)
+}
+
+/// Says on standard error that an endpoint is open to other machines.
+pub(super) fn warn_if_open(endpoint: &EndpointInfo) {
+    if endpoint.address.is_open_to_others() {
+        eprintln!(
+            "kdd: gdb endpoint {}: it is open to other machines; whoever connects owns the guest",
+            endpoint.address
+        );
+    }
+}
+
+/// What to paste, for each debugger.
+pub(super) fn attach_lines(address: &ListenAddress) -> [(&'static str, String); 2] {
+    match address {
+        ListenAddress::Tcp(at) => {
+            let mut at = *at;
+            // A debugger connects to this machine, not to "any address".
+            if at.ip().is_unspecified() {
+                at.set_ip(match at {
+                    std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                    std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+                });
+            }
+            [
+                ("gdb", format!("gdb -ex 'target remote {at}'")),
+                ("lldb", format!("lldb -o 'gdb-remote {at}'")),
+            ]
+        }
+        ListenAddress::Unix(path) => [
+            ("gdb", format!("gdb -ex 'target remote {}'", path.display())),
+            (
+                "lldb",
+                format!("lldb -o 'process connect unix-connect://{}'", path.display()),
+            ),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_ready_to_paste() {
+        let lines = |text: &str| attach_lines(&text.parse().unwrap()).map(|(_, line)| line);
+        assert_eq!(
+            lines("127.0.0.1:1234"),
+            [
+                "gdb -ex 'target remote 127.0.0.1:1234'",
+                "lldb -o 'gdb-remote 127.0.0.1:1234'"
+            ]
+        );
+        assert!(lines("0.0.0.0:5")[0].contains("127.0.0.1:5"));
+        assert!(lines("unix:/x")[0].contains("'target remote /x'"));
+    }
+}

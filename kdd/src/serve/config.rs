@@ -1,0 +1,182 @@
+//! The configuration file of `kdd serve`: domains to create at the start.
+//!
+//! ```toml
+//! [[domain]]
+//! name = "build"
+//! kernel = "vmlinuz"            # paths are relative to this file
+//! initrd = "initramfs.cpio"
+//! append = "console=ttyS0"
+//! memory = "512M"
+//! cpus = 2
+//! console = "file:build.log"
+//! gdb = ["127.0.0.1:1234"]
+//!
+//! [[domain]]
+//! restore = "yesterday.state"
+//! paused = true
+//! ```
+
+use crate::Failure;
+use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine};
+use crate::parse::{self, ConsoleTarget, ListenAddress};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// RAM of a domain that doesn't say how much.
+pub const DEFAULT_MEMORY: u64 = 256 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    domain: Vec<DomainTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct DomainTable {
+    name: Option<String>,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: Option<String>,
+    restore: Option<PathBuf>,
+    memory: Option<String>,
+    cpus: Option<u32>,
+    seed: Option<u64>,
+    cpu: Option<String>,
+    debug_exit: Option<u16>,
+    #[serde(default)]
+    paused: bool,
+    throttle: Option<bool>,
+    #[serde(default)]
+    console: ConsoleTarget,
+    #[serde(default)]
+    gdb: Vec<ListenAddress>,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// It can't be read, or says something that makes no sense; the failure names the line.
+pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
+    let what = format!("config {}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(&what, e, "check the path"))?;
+    let directory = std::path::absolute(path)
+        .ok()
+        .and_then(|path| path.parent().map(Path::to_owned))
+        .unwrap_or_default();
+    parse_text(&text, &directory)
+        .map_err(|why| Failure::new(&what, why, "'kdd serve --help' shows an example"))
+}
+
+fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
+        format!("line {line}: {}", error.message())
+    })?;
+    file.domain
+        .into_iter()
+        .enumerate()
+        .map(|(index, table)| {
+            let name = table.name.clone();
+            let which = name.map_or_else(
+                || format!("domain {}", index + 1),
+                |name| format!("domain '{name}'"),
+            );
+            table.request(directory).map_err(|why| format!("{which}: {why}"))
+        })
+        .collect()
+}
+
+impl DomainTable {
+    fn request(self, directory: &Path) -> Result<CreateRequest, String> {
+        let place = |path: PathBuf| directory.join(path);
+        let is_linux = self.initrd.is_some()
+            || self.append.is_some()
+            || self.memory.is_some()
+            || self.cpus.is_some()
+            || self.seed.is_some()
+            || self.cpu.is_some()
+            || self.debug_exit.is_some();
+        let guest = match (self.kernel, self.restore) {
+            (Some(_), Some(_)) => return Err("it has a kernel and a saved state: name one of them".into()),
+            (None, None) => return Err("it has no guest: name a kernel, or a state to restore".into()),
+            (None, Some(_)) if is_linux => {
+                return Err("a saved state brings its machine along: leave memory, cpus, … out".into());
+            }
+            (None, Some(path)) => Guest::Restore { path: place(path) },
+            (Some(kernel), None) => Guest::Linux(LinuxGuest {
+                kernel: place(kernel),
+                initrd: self.initrd.map(place),
+                append: self.append.unwrap_or_default(),
+                machine: Machine {
+                    memory_bytes: match self.memory {
+                        Some(text) => parse::memory_size(&text)?,
+                        None => DEFAULT_MEMORY,
+                    },
+                    vcpus: self.cpus.unwrap_or(1),
+                    seed: self.seed.unwrap_or(0),
+                    cpu: self.cpu,
+                    debug_exit: self.debug_exit,
+                },
+            }),
+        };
+        let console = match self.console {
+            ConsoleTarget::Stdio => return Err("console stdio is for 'kdd run'".into()),
+            ConsoleTarget::File(path) => ConsoleTarget::File(place(path)),
+            ConsoleTarget::Unix(path) => ConsoleTarget::Unix(place(path)),
+            ConsoleTarget::None => ConsoleTarget::None,
+        };
+        let gdb = self.gdb.into_iter().map(|address| match address {
+            ListenAddress::Unix(path) => ListenAddress::Unix(place(path)),
+            tcp => tcp,
+        });
+        Ok(CreateRequest {
+            guest,
+            name: self.name.map(|name| parse::domain_name(&name)).transpose()?,
+            paused: self.paused,
+            throttle: self.throttle.unwrap_or(true),
+            console,
+            gdb: gdb.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<CreateRequest>, String> {
+        parse_text(text, Path::new("/etc/kdd"))
+    }
+
+    #[test]
+    fn domains_are_read_with_their_defaults() {
+        let text = "[[domain]]\nname = 'a'\nkernel = 'vmlinuz'\nmemory = '1G'\ndebug-exit = 0xf4\ngdb = ['127.0.0.1:0']\n\
+                    [[domain]]\nrestore = '/state'\npaused = true\nconsole = 'file:log'\n";
+        let requests = parse(text).unwrap();
+        let Guest::Linux(linux) = &requests[0].guest else {
+            panic!("another guest");
+        };
+        assert_eq!(linux.kernel, Path::new("/etc/kdd/vmlinuz"));
+        assert_eq!((linux.machine.memory_bytes, linux.machine.vcpus), (1 << 30, 1));
+        assert_eq!(linux.machine.debug_exit, Some(0xf4));
+        assert_eq!(requests[1].console, ConsoleTarget::File("/etc/kdd/log".into()));
+        assert!(requests[1].paused && requests[1].throttle);
+        assert_eq!(parse("").unwrap(), vec![]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let why = |text| parse(text).unwrap_err();
+        assert!(why("[[domain]]\nkernel = 'k'\nmemroy = '1G'\n").contains("line 3"));
+        assert!(why("[[domain]]\n").contains("no guest"));
+        assert!(why("[[domain]]\nname = 'x'\nkernel = 'k'\nrestore = 'r'").starts_with("domain 'x'"));
+        assert!(why("[[domain]]\nkernel = 'k'\nmemory = '5'").contains("5M"));
+        assert!(why("[[domain]]\nrestore = 'r'\ncpus = 2").contains("brings its machine"));
+        assert!(why("[[domain]]\nkernel = 'k'\nconsole = 'stdio'").contains("kdd run"));
+    }
+}

@@ -1,0 +1,149 @@
+//! New domains: from a kernel, or from a saved state.
+
+use super::console::ConsoleSink;
+use super::{Managed, Service, guest_files, lock};
+use crate::Failure;
+use crate::control::message::{CreateRequest, Guest, LinuxGuest};
+use crate::parse;
+use hv_core::machine::{GuestImage, MachineConfig};
+use hv_core::{Domain, DomainConfig, HypervisorError};
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The CPU model of a domain that doesn't name one.
+pub const DEFAULT_CPU: &str = "";
+
+impl Service {
+    /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
+    ///
+    /// # Errors
+    /// A file, a name, an address or a value that doesn't do, said so.
+    pub fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
+        let paused = request.paused;
+        let managed = self.prepare(request)?;
+        self.start(&managed, paused)?;
+        Ok(managed)
+    }
+
+    /// As [`Service::create`], but it doesn't run before [`Service::start`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Managed>, Failure> {
+        if let Some(name) = &request.name {
+            parse::domain_name(name).map_err(|why| Failure::new("create", why, "choose another --name"))?;
+            self.check_name_is_free(name)?;
+        }
+        let console = ConsoleSink::open(&request.console, &self.runtime)?;
+        // It starts paused, so that nothing it prints and no stop of it is missed.
+        let (domain, guest) = match request.guest {
+            Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
+            Guest::Restore { path } => self.restore(&path, request.name)?,
+        };
+        let managed = self.adopt(Managed::new(domain, guest, console, 1));
+        managed.connect_console();
+        for address in &request.gdb {
+            if let Err(failure) = self.listen(&managed, address) {
+                let _ = self.destroy(&managed);
+                return Err(failure);
+            }
+        }
+        Ok(managed)
+    }
+
+    /// Lets a prepared domain run; or, if it is to be `paused`, once its first debugger does so.
+    ///
+    /// # Errors
+    /// It has ended meanwhile.
+    pub fn start(&self, managed: &Managed, paused: bool) -> Result<(), Failure> {
+        if paused {
+            managed.wait_for_debugger()?;
+        }
+        managed.unpause()
+    }
+
+    fn create_linux(
+        &self,
+        linux: LinuxGuest,
+        name: Option<String>,
+        throttle: bool,
+    ) -> Result<(Arc<Domain>, String), Failure> {
+        let machine = linux.machine;
+        let kernel = guest_files::read(&linux.kernel, "kernel", machine.memory_bytes)?;
+        let initrd = linux
+            .initrd
+            .as_deref()
+            .map(|path| guest_files::read(path, "initrd", machine.memory_bytes))
+            .transpose()?;
+        let mut words = format!("Linux {}", linux.kernel.display());
+        if let Some(initrd) = &linux.initrd {
+            words += &format!(", initrd {}", initrd.display());
+        }
+        words += &format!(", command line \"{}\"", linux.append);
+        let config = DomainConfig {
+            name,
+            machine: MachineConfig {
+                memory_bytes: machine.memory_bytes,
+                vcpus: machine.vcpus,
+                seed: machine.seed,
+                cpu_model: machine.cpu.unwrap_or_else(|| DEFAULT_CPU.into()),
+                debug_exit: machine.debug_exit,
+                guest: GuestImage::Linux {
+                    kernel,
+                    initrd,
+                    command_line: linux.append,
+                },
+            },
+            paused: true,
+            throttle,
+        };
+        let domain = self
+            .hypervisor
+            .create(config)
+            .map_err(|error| refused(&format!("kernel {}", linux.kernel.display()), &error))?;
+        Ok((domain, words))
+    }
+
+    fn restore(&self, path: &Path, name: Option<String>) -> Result<(Arc<Domain>, String), Failure> {
+        let what = format!("saved domain {}", path.display());
+        let mut reader = BufReader::with_capacity(1 << 20, guest_files::open(path, &what)?);
+        let domain = self
+            .hypervisor
+            .restore(&mut reader, name.as_deref(), true)
+            .map_err(|error| refused(&what, &error))?;
+        Ok((domain, format!("restored from {}", path.display())))
+    }
+
+    /// Before anything is read: the name is what most often is in the way.
+    fn check_name_is_free(&self, name: &str) -> Result<(), Failure> {
+        if lock(&self.domains).values().any(|m| m.domain().name() == name) {
+            return Err(name_in_use(name));
+        }
+        Ok(())
+    }
+}
+
+fn refused(what: &str, error: &HypervisorError) -> Failure {
+    match error {
+        HypervisorError::NameInUse { name, .. } | HypervisorError::NameReserved(name) => name_in_use(name),
+        HypervisorError::IdInUse { name, .. } => Failure::new(
+            what,
+            format_args!("the domain that it was saved from, '{name}', is still here"),
+            format_args!("'kdd destroy {name}' first, or 'kdd fork {name}' for a second one"),
+        ),
+        HypervisorError::Restore(error) => Failure::new(what, error, "save the domain again with 'kdd save'"),
+        HypervisorError::Create(error) => {
+            Failure::new(what, error, "see 'kdd create --help' for what a guest may be")
+        }
+        error => Failure::new(what, error, "'kdd list' shows the domains there are"),
+    }
+}
+
+fn name_in_use(name: &str) -> Failure {
+    Failure::new(
+        "create",
+        format_args!("the name '{name}' is in use"),
+        "choose another --name, or 'kdd destroy' the other domain",
+    )
+}

@@ -1,0 +1,136 @@
+//! The service: owns the domains, their consoles and their debug endpoints.
+//!
+//! ```text
+//!  control::server ── request ──► ControlSession ──► Service ── domain's name ──► Managed
+//!                                     │ holds              create, list, stop       │ Target, endpoints, console
+//!                                     └── answers: one file for each kind of request
+//! ```
+//!
+//! Everything here is called on threads that may block. A [`ControlSession`] is one client's connection: what it
+//! holds paused runs again when it goes. No lock is held while a domain is called.
+
+mod answer;
+pub mod config;
+mod console;
+mod create;
+mod describe;
+mod endpoint;
+mod fork;
+mod guest_files;
+mod managed;
+mod memory;
+mod pause;
+mod registers;
+mod save;
+mod shutdown;
+
+pub use answer::ControlSession;
+pub use managed::{Lifecycle, Managed};
+pub use shutdown::Shutdown;
+
+use crate::Failure;
+use hv_core::introspect::Introspect;
+use hv_core::{DomId, Hypervisor, HypervisorError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
+
+/// Owns everything that a service has.
+pub struct Service {
+    hypervisor: Hypervisor,
+    domains: Mutex<BTreeMap<DomId, Arc<Managed>>>,
+    shutdown: Shutdown,
+    runtime: Handle,
+}
+
+/// Locks, whatever a thread that died left behind: the tables here are never half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Service {
+    /// A service without domains, whose endpoints live on `runtime`.
+    pub fn new(runtime: Handle) -> Arc<Service> {
+        Arc::new(Service {
+            hypervisor: Hypervisor::new(),
+            domains: Mutex::default(),
+            shutdown: Shutdown::default(),
+            runtime,
+        })
+    }
+
+    /// What says that the service stops.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Every domain, by name.
+    pub fn domains(&self) -> Vec<Arc<Managed>> {
+        let mut domains: Vec<_> = lock(&self.domains).values().cloned().collect();
+        domains.sort_by_key(|managed| managed.domain().name());
+        domains
+    }
+
+    /// The domain that a user names: by name, or by id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<Arc<Managed>, Failure> {
+        let domains = lock(&self.domains);
+        let by_id = || {
+            let id = u64::from_str_radix(name.strip_prefix("0x").unwrap_or(name), 16).ok()?;
+            domains.get(&DomId(id))
+        };
+        domains
+            .values()
+            .find(|managed| managed.domain().name() == name)
+            .or_else(by_id)
+            .cloned()
+            .ok_or_else(|| Failure::no_such_domain(name))
+    }
+
+    /// Ends a domain with its endpoints and its console.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn destroy(&self, managed: &Managed) -> Result<(), Failure> {
+        let id = managed.domain().id();
+        lock(&self.domains).remove(&id);
+        managed.close();
+        match self.hypervisor.destroy(id) {
+            // A debugger's `kill` took it off the hypervisor's list already.
+            Ok(()) | Err(HypervisorError::NoDomain(_)) => Ok(()),
+            Err(error) => Err(managed.failure(&error, "'kdd list' shows what is left")),
+        }
+    }
+
+    /// Ends all: no new requests, no endpoints, no domains.
+    pub fn stop(&self) {
+        self.shutdown.trigger();
+        for managed in self.domains() {
+            if let Err(failure) = self.destroy(&managed) {
+                tracing::warn!("{failure}");
+            }
+        }
+    }
+
+    /// Takes a new domain into the table.
+    fn adopt(&self, managed: Managed) -> Arc<Managed> {
+        let managed = Arc::new(managed);
+        let name = managed.domain().name();
+        tracing::info!(domain = name, id = %managed.domain().id(), "created");
+        lock(&self.domains).insert(managed.domain().id(), managed.clone());
+        managed
+    }
+}
+
+/// What a failed introspection call means to a user.
+pub(crate) fn domain_failure(domain: &dyn Introspect, error: &dyn std::error::Error, hint: &str) -> Failure {
+    // The call's own sentence names the domain by its id, which says nothing new beside its name.
+    let why = error.to_string();
+    let prefix = format!("domain {}", domain.id());
+    let why = why
+        .strip_prefix(&prefix)
+        .map_or(why.as_str(), |rest| rest.trim_start_matches([':', ' ']));
+    Failure::new(format_args!("domain '{}'", domain.name()), why, hint)
+}
