@@ -85,6 +85,7 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn load_slow(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec<u64> {
+        self.check_alignment(linear, size)?;
         let mut bytes = [0; 8];
         self.load_bytes(bus, linear, &mut bytes[..size])?;
         Ok(u64::from_le_bytes(bytes))
@@ -93,12 +94,14 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn store_slow(&mut self, bus: &mut Bus, linear: u64, value: u64, size: usize) -> Exec {
+        self.check_alignment(linear, size)?;
         self.store_bytes(bus, linear, &value.to_le_bytes()[..size])
     }
 
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec<u64> {
+        self.check_alignment(linear, size)?;
         self.check_writable(bus, linear, size)?;
         let mut bytes = [0; 8];
         self.load_bytes(bus, linear, &mut bytes[..size])?;
@@ -111,6 +114,7 @@ impl Vcpu {
         if let Some(value) = self.tlb.read::<u128>(self.view, linear) {
             return Ok(value);
         }
+        self.check_alignment(linear, 16)?;
         let mut bytes = [0; 16];
         self.load_bytes(bus, linear, &mut bytes)?;
         Ok(u128::from_le_bytes(bytes))
@@ -122,7 +126,28 @@ impl Vcpu {
         if self.tlb.write::<u128>(self.view, linear, value) {
             return Ok(());
         }
+        self.check_alignment(linear, 16)?;
         self.store_bytes(bus, linear, &value.to_le_bytes())
+    }
+
+    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size, if CR0.AM and RFLAGS.AC are set. Its
+    /// priority relative to a page fault is not fixed; here it comes first.
+    fn check_alignment(&mut self, linear: u64, size: usize) -> Exec {
+        if self.checks_alignment && linear & (size as u64 - 1) != 0 {
+            self.check_canonical(linear, size)?;
+            return Err(self.raise_error(vector::AC, 0));
+        }
+        Ok(())
+    }
+
+    /// An access of which any byte is at a non-canonical address faults before any of its pages is walked.
+    fn check_canonical(&mut self, linear: u64, size: usize) -> Exec {
+        let last = linear.wrapping_add(size as u64 - 1);
+        if self.long_mode() && !(is_canonical(linear) && is_canonical(last)) {
+            self.pending = Pending::NonCanonical;
+            return Err(super::vcpu::Abort);
+        }
+        Ok(())
     }
 
     fn is_user(&self) -> bool {
@@ -131,6 +156,7 @@ impl Vcpu {
 
     /// Reads any number of bytes; nothing is read from a device unless every page is readable.
     pub(crate) fn load_bytes(&mut self, bus: &mut Bus, linear: u64, buffer: &mut [u8]) -> Exec {
+        self.check_canonical(linear, buffer.len())?;
         let first = (0x1000 - (linear as usize & 0xfff)).min(buffer.len());
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Read, user)?;
@@ -150,6 +176,7 @@ impl Vcpu {
 
     /// Writes any number of bytes (up to a page); nothing is written unless all of it can be.
     pub(crate) fn store_bytes(&mut self, bus: &mut Bus, linear: u64, bytes: &[u8]) -> Exec {
+        self.check_canonical(linear, bytes.len())?;
         let first = (0x1000 - (linear as usize & 0xfff)).min(bytes.len());
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Write, user)?;
@@ -169,6 +196,7 @@ impl Vcpu {
 
     /// Faults as a write of these bytes would, without writing.
     pub(crate) fn check_writable(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec {
+        self.check_canonical(linear, size)?;
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Write, user)?;
         let first = (0x1000 - (linear as usize & 0xfff)).min(size);
@@ -286,6 +314,7 @@ impl Vcpu {
 
     fn may_cache(&self, bus: &Bus, linear: u64, physical: u64) -> bool {
         !self.guest_watch
+            && !self.checks_alignment
             && (bus.rights.is_empty() || !bus.rights.contains_key(&(physical >> 12)))
             && !bus.watches.watches_page(linear, physical)
     }

@@ -236,10 +236,10 @@ impl Runner {
         let outcome = cpu.execute_one(bus);
         self.cpu.precise = false;
         match outcome {
-            Ok(()) => {
+            Ok(entered) => {
                 let cpu = &mut self.cpu;
                 cpu.clock += 1;
-                if single_step {
+                if single_step && !entered {
                     cpu.debug_trap |= 1 << 14;
                 }
                 let trap = std::mem::take(&mut cpu.debug_trap);
@@ -278,8 +278,9 @@ impl Vcpu {
         hits != 0
     }
 
-    /// Decodes and executes the instruction at RIP.
-    fn execute_one(&mut self, bus: &mut Bus) -> Exec {
+    /// Decodes and executes the instruction at RIP; true if it entered a handler with TF clear, and so isn't followed by
+    /// a single-step trap (SDM vol. 3B, 17.3.1.4).
+    fn execute_one(&mut self, bus: &mut Bus) -> Exec<bool> {
         let block = self.decode_block(bus, true)?;
         let Some(op) = block.ops.first() else { return Err(self.undefined()) };
         let restores_rf = op.instruction.as_deref().is_some_and(|i| {
@@ -297,6 +298,9 @@ impl Vcpu {
         if !restores_rf {
             self.rflags &= !rflags::RF;
         }
-        Ok(())
+        let enters = op.instruction.as_deref().is_some_and(|i| {
+            matches!(i.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Syscall)
+        });
+        Ok(enters && self.rflags & rflags::TF == 0)
     }
 }

@@ -118,6 +118,8 @@ pub(crate) struct Vcpu {
     pub(crate) debug_trap: u64,
     /// The guest has data or I/O breakpoints in DR7: no access goes by the TLB.
     pub(crate) guest_watch: bool,
+    /// Alignment is checked: no access goes by the TLB.
+    pub(crate) checks_alignment: bool,
     /// A single PAUSE asks for the slice to end.
     pub(crate) yield_slice: bool,
     /// RDRAND's generator.
@@ -149,6 +151,7 @@ impl Vcpu {
             nmi_pending: false,
             debug_trap: 0,
             guest_watch: false,
+            checks_alignment: false,
             yield_slice: false,
             random: seed ^ ((id.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
@@ -241,6 +244,12 @@ impl Vcpu {
         } else {
             View::Supervisor
         };
+        let checks_alignment =
+            self.cpl == 3 && self.rflags & rflags::AC != 0 && self.r.cr0 & cr0::AM != 0 && self.protected();
+        if checks_alignment != self.checks_alignment {
+            self.checks_alignment = checks_alignment;
+            self.tlb.flush();
+        }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;
         self.gpr[GS_BASE] = self.r.segments[seg::GS].base;
         self.fetch_key =

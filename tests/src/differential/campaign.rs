@@ -91,8 +91,9 @@ impl Campaign {
         if *seen > MOST_PER_CODE || self.reports.len() >= MOST_REPORTS {
             return Ok(());
         }
+        let kind = kind_of(&found);
         let small = shrink(case, &mut |candidate| {
-            matches!(self.compare(candidate), Ok(Some((found, _))) if !found.is_empty())
+            matches!(self.compare(candidate), Ok(Some((found, _))) if !found.is_empty() && kind_of(&found) == kind)
         });
         let found = self.compare(&small)?.map(|(found, _)| found).unwrap_or_default();
         self.reports.push(report::describe(&small, &found));
@@ -140,6 +141,12 @@ impl Campaign {
         let numbers = format!("{} cases, {} differ, {} do not end", self.cases, self.failures, self.endless);
         if self.failures == 0 { Ok(numbers) } else { Err(format!("{numbers}\n{}", self.reports.join("\n"))) }
     }
+}
+
+/// What a failure is about, without its numbers: what is made smaller must stay the same failure.
+fn kind_of(found: &[String]) -> String {
+    let first = found.first().map_or("", |line| line);
+    first.split_whitespace().filter(|word| !word.starts_with("0x")).collect::<Vec<_>>().join(" ")
 }
 
 /// The case of one form.

@@ -299,7 +299,7 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     if rng.chance(25) {
         rflags |= 1 << 10; // DF
     }
-    if rng.chance(3) {
+    if rng.chance(2) {
         rflags |= 1 << 18; // AC
     }
     let (code, fs) = if bits == 64 { (selector::USER_CODE_64, 0) } else { (selector::USER_CODE_32, selector::USER_DATA) };

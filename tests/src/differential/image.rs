@@ -3,8 +3,12 @@
 
 use super::layout::{CODE, DATA, PAGE, READ_ONLY, Region, STACK};
 
-/// A page with SYSCALL and INT3.
+/// A page with [`GADGET_CODE`].
 pub const GADGET: Region = Region { start: 0x0800_0000, pages: 1, writable: false, executable: true };
+/// SYSCALL, INT3; PUSH 2, POPFQ, INT3.
+const GADGET_CODE: [u8; 7] = [0x0f, 0x05, 0xcc, 0x6a, 0x02, 0x9d, 0xcc];
+/// Where the flags are cleared.
+pub const CLEAR_FLAGS: u64 = GADGET.start + 3;
 
 const HEADER_BYTES: usize = 64;
 const SEGMENT_BYTES: usize = 56;
@@ -39,6 +43,6 @@ pub fn program() -> Vec<u8> {
         let fill = if region.executable { 0xcc } else { 0 };
         file.resize(file.len() + region.len(), fill);
     }
-    file[PAGE as usize..PAGE as usize + 3].copy_from_slice(&[0x0f, 0x05, 0xcc]);
+    file[PAGE as usize..PAGE as usize + GADGET_CODE.len()].copy_from_slice(&GADGET_CODE);
     file
 }

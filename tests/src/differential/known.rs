@@ -54,6 +54,16 @@ pub fn model_has(feature: CpuidFeature) -> bool {
             | F::FXSR
             | F::SSE
             | F::SSE2
+            | F::SSE3
+            | F::SSSE3
+            | F::SSE4_1
+            | F::SSE4_2
+            | F::AES
+            | F::PCLMULQDQ
+            | F::MMX
+            | F::FPU
+            | F::FPU287
+            | F::FPU387
     )
 }
 
@@ -129,9 +139,8 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
 
 fn is_16_bit_branch(code: Code) -> bool {
     let name = format!("{code:?}");
-    let branch = name.starts_with('J') || name.starts_with("Call") || name.starts_with("Loop") || name.starts_with("Ret");
-    let near = !name.contains("m16") || name.contains("rm16");
-    branch && near && !name.starts_with("Retf") && (name.contains("rel8_16") || name.contains("rel16") || name.ends_with("rm16") || name.starts_with("Retnw"))
+    let relative = name.ends_with("_rel8_16") || name.ends_with("_rel16");
+    relative || matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
 }
 
 fn far_with_64_bit_offset(code: Code) -> bool {

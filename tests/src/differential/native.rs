@@ -1,8 +1,8 @@
 //! The host's CPU, through a traced child process.
 
 use super::case::Case;
-use super::image::{GADGET, program};
-use super::layout::{CODE, IMAGE, IMAGE_BYTES};
+use super::image::{CLEAR_FLAGS, GADGET, program};
+use super::layout::{CODE, IMAGE, IMAGE_BYTES, STACK};
 use super::ptrace::{Tracee, Waited};
 use super::state::{EXTENDED_MASK, Event, Outcome, State, Stop};
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 /// RFLAGS bits that are the kernel's business: IF and RF.
 const HIDDEN_FLAGS: u64 = 1 << 9 | 1 << 16;
 const IF: u64 = 1 << 9;
+const ID: u64 = 1 << 21;
 /// One past the last address that a process has.
 const TASK_END: u64 = 0x7fff_ffff_f000;
 
@@ -87,7 +88,27 @@ impl NativeCpu {
             self.memory.read_exact_at(&mut memory[offset..offset + region.len()], region.start)?;
             offset += region.len();
         }
-        Ok(Outcome { stop, state: self.state()?, memory })
+        let state = self.state()?;
+        if state.rflags & ID != 0 {
+            self.clear_flags()?;
+        }
+        Ok(Outcome { stop, state, memory })
+    }
+
+    /// Clears the one flag that a tracer can't: ID.
+    fn clear_flags(&mut self) -> Result<()> {
+        let registers = libc::user_regs_struct {
+            rip: CLEAR_FLAGS,
+            rsp: STACK.end() - 0x100,
+            orig_rax: u64::MAX,
+            ..self.template
+        };
+        self.tracee.set_registers(&registers)?;
+        self.tracee.resume()?;
+        match self.tracee.wait()? {
+            Waited::Stopped(libc::SIGTRAP) => Ok(()),
+            other => bail!("clearing the flags ended with {other:?}"),
+        }
     }
 
     fn write_code(&mut self, case: &Case) -> Result<()> {

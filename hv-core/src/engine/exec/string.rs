@@ -99,9 +99,6 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     }
     let mut count = cpu.gpr[gpr::RCX] & mask;
     if count == 0 {
-        if mask == 0xffff_ffff {
-            cpu.set_masked(gpr::RCX, mask, 0);
-        }
         cpu.rip = i.next_ip();
         return Ok(Flow::Branch);
     }

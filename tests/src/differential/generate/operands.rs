@@ -383,7 +383,9 @@ impl Builder {
         if info.can_use_rep_prefix() && i.is_string_instruction() && self.rng.chance(65) {
             let repne = info.can_use_repne_prefix() && self.rng.chance(40);
             if repne { i.set_has_repne_prefix(true) } else { i.set_has_rep_prefix(true) }
-            let count = if self.rng.chance(3) { self.rng.interesting() & 0x3ff } else { self.rng.below(40) };
+            // Whether INS and OUTS of no element check the port's permission is the CPU's own affair.
+            let least = info.is_input_output() as u64;
+            let count = least + if self.rng.chance(3) { self.rng.interesting() & 0x3ff } else { self.rng.below(40) };
             // With a 32-bit address only ECX counts.
             let narrow = (0..i.op_count()).any(|n| {
                 matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI)
