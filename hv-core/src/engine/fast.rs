@@ -8,12 +8,12 @@ use super::bus::Bus;
 use super::exec::Flow;
 use super::exec::arith::{Alu, alu, imul, increment};
 use super::exec::control::condition_code;
-use super::exec::operand::gpr_place;
+use super::exec::operand::{default_segment, gpr_place};
 use super::exec::shift::{Shift, by_mnemonic, shift};
 use super::flags::Width;
 use super::mmu::is_canonical;
 use super::vcpu::{FS_BASE, GS_BASE, Vcpu, ZERO};
-use crate::regs::gpr;
+use crate::regs::{gpr, seg};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 /// Unwraps a memory access or aborts the instruction.
@@ -540,7 +540,7 @@ fn address(op: &mut Op, i: &Instruction) -> Option<()> {
         Register::GS => GS_BASE as u8,
         _ => ZERO as u8,
     };
-    op.stack = i.memory_segment() == Register::SS;
+    op.stack = op.segment == ZERO as u8 && default_segment(i) == seg::SS;
     Some(())
 }
 

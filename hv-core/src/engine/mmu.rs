@@ -130,9 +130,9 @@ impl Vcpu {
         self.store_bytes(bus, linear, &value.to_le_bytes())
     }
 
-    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size, if CR0.AM and RFLAGS.AC are set. Its
+    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size (`size`; of 8 for 80-bit values), if CR0.AM and RFLAGS.AC are set. Its
     /// priority relative to a page fault is not fixed; here it comes first.
-    fn check_alignment(&mut self, linear: u64, size: usize) -> Exec {
+    pub(crate) fn check_alignment(&mut self, linear: u64, size: usize) -> Exec {
         if self.checks_alignment && linear & (size as u64 - 1) != 0 {
             self.check_canonical(linear, size)?;
             return Err(self.raise_error(vector::AC, 0));

@@ -5,6 +5,7 @@
 //! state of the code under test is in the registers and in the frame on the ring 0 stack.
 
 use super::case::Case;
+use super::image::{GADGET, GADGET_CODE};
 use super::layout::{CODE, DATA, IMAGE, IMAGE_BYTES, PAGE, READ_ONLY, STACK};
 use super::state::{EXTENDED_MASK, code, Event, Outcome, SI_KERNEL, State, Stop};
 use anyhow::{Result, anyhow, ensure};
@@ -120,7 +121,7 @@ impl EngineCpu {
         let mut machine = Machine::new(&config)?;
         let mut mapper = Mapper { machine: &mut machine, next: TABLES, root: TABLES, pages: HashMap::new() };
         mapper.page();
-        for region in [CODE, DATA, READ_ONLY, STACK] {
+        for region in [GADGET, CODE, DATA, READ_ONLY, STACK] {
             for page in 0..region.pages {
                 let write = if region.writable { WRITABLE } else { 0 };
                 let execute = if region.executable { 0 } else { NO_EXECUTE };
@@ -142,6 +143,9 @@ impl EngineCpu {
         for page in 0..CODE.pages {
             cpu.write(CODE.start + page * PAGE, &[0xcc; PAGE as usize])?;
         }
+        // Code that strays there finds what the child has there.
+        cpu.write(GADGET.start, &[0xcc; PAGE as usize])?;
+        cpu.write(GADGET.start, &GADGET_CODE)?;
         cpu.write_system_tables()?;
         Ok(cpu)
     }

@@ -6,7 +6,7 @@ use super::layout::{CODE, DATA, PAGE, READ_ONLY, Region, STACK};
 /// A page with [`GADGET_CODE`].
 pub const GADGET: Region = Region { start: 0x0800_0000, pages: 1, writable: false, executable: true };
 /// SYSCALL, INT3; PUSH 2, POPFQ, INT3.
-const GADGET_CODE: [u8; 7] = [0x0f, 0x05, 0xcc, 0x6a, 0x02, 0x9d, 0xcc];
+pub const GADGET_CODE: [u8; 7] = [0x0f, 0x05, 0xcc, 0x6a, 0x02, 0x9d, 0xcc];
 /// Where the flags are cleared.
 pub const CLEAR_FLAGS: u64 = GADGET.start + 3;
 

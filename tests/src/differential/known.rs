@@ -125,6 +125,10 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
         }
         M::Rsm | M::Getsec | M::Xbegin | M::Xabort | M::Xend | M::Xtest => Some("not in the model"),
         M::Ud0 | M::Ud1 if code != Code::Ud1_r32_rm32 => Some("whether UD0 has a ModRM byte differs between Intel and AMD"),
+        M::Fstpnce => Some("an undocumented alias of FSTP"),
+        M::Movsxd if code == Code::Movsxd_r16_rm16 => {
+            Some("its memory operand has 16 bits at Intel, 32 at AMD")
+        }
         M::Reservednop => Some("which opcodes are hint NOPs differs between generations"),
         _ if info.fwait() => Some("two instructions: WAIT and one that is run by itself"),
         // SDM vol. 2, "near branch": in 64-bit mode Intel ignores 66h, AMD truncates RIP.
@@ -139,12 +143,56 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
 
 fn is_16_bit_branch(code: Code) -> bool {
     let name = format!("{code:?}");
-    let relative = name.ends_with("_rel8_16") || name.ends_with("_rel16");
+    let relative = name.contains("_rel8_16") || name.ends_with("_rel16");
     relative || matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
 }
 
 fn far_with_64_bit_offset(code: Code) -> bool {
     format!("{code:?}").contains("m1664")
+}
+
+/// What of a result differs between CPUs though the instruction is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Latitude {
+    /// RCPSS and RSQRTSS, and their packed forms: a relative error of 1.5 * 2^-12 is allowed (SDM vol. 2).
+    Estimate,
+    /// x87 transcendental functions: the last place and what rounding did (C1, PE) are the CPU's own (SDM vol. 1, 8.3.10).
+    Transcendental,
+    /// CVTPI2PS with a memory operand: Intel turns the x87 registers into MMX registers (SDM vol. 2), AMD doesn't.
+    MmxTransition,
+}
+
+/// The latitude that an instruction's result has.
+pub fn latitude(i: &Instruction) -> Option<Latitude> {
+    match i.mnemonic() {
+        M::Rcpps | M::Rcpss | M::Rsqrtps | M::Rsqrtss => Some(Latitude::Estimate),
+        M::F2xm1 | M::Fyl2x | M::Fyl2xp1 | M::Fptan | M::Fpatan | M::Fsin | M::Fcos | M::Fsincos => {
+            Some(Latitude::Transcendental)
+        }
+        M::Cvtpi2ps if i.op1_kind() == iced_x86::OpKind::Memory => Some(Latitude::MmxTransition),
+        _ => None,
+    }
+}
+
+/// Whether a form's results are exact, so that others may follow it.
+pub fn is_exact(code: Code) -> bool {
+    let mut i = Instruction::default();
+    i.set_code(code);
+    latitude(&i).is_none() && code.mnemonic() != M::Cvtpi2ps
+}
+
+/// Whether two packed floats are the same estimate.
+pub fn same_estimate(a: u128, b: u128) -> bool {
+    (0..4).all(|lane| {
+        let (a, b) = ((a >> (32 * lane)) as u32, (b >> (32 * lane)) as u32);
+        let (x, y) = (f32::from_bits(a) as f64, f32::from_bits(b) as f64);
+        a == b || (x - y).abs() <= x.abs() * 3.0 / 4096.0
+    })
+}
+
+/// Whether two extended values are the same but for the last places.
+pub fn same_extended(a: u128, b: u128) -> bool {
+    a.abs_diff(b) <= 2
 }
 
 /// Whether the encodings of a kind are built here.

@@ -272,7 +272,7 @@ pub(crate) fn inspect(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             Mnemonic::Lar => {
                 let allowed: &[u32] =
                     if cpu.long_mode() { &[2, 9, 11, 12] } else { &[1, 2, 3, 4, 5, 9, 11, 12] };
-                (visible && system_type_ok(allowed)).then_some(d.raw >> 32 & 0x00f0_ff00)
+                (visible && system_type_ok(allowed)).then_some(d.raw >> 32 & 0x00ff_ff00)
             }
             _ => {
                 let allowed: &[u32] = if cpu.long_mode() { &[2, 9, 11] } else { &[1, 2, 3, 9, 11] };

@@ -138,7 +138,7 @@ impl Builder {
             }
             K::imm16 => {
                 *immediates += 1;
-                let small = matches!(i.mnemonic(), M::Enter | M::Ret | M::Retf) && self.rng.chance(80);
+                let small = i.mnemonic() == M::Retf || (matches!(i.mnemonic(), M::Enter | M::Ret) && self.rng.chance(80));
                 i.set_op_kind(n, OpKind::Immediate16);
                 i.set_immediate16(if small { self.rng.below(64) as u16 * 8 } else { value as u16 });
             }
@@ -200,6 +200,11 @@ impl Builder {
         let narrow = before.unwrap_or_else(|| !long || self.rng.chance(15));
         let size = i.memory_size().size().max(1);
         let mut target = self.target(size);
+        let second = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq) && register == 6;
+        if second || matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu) {
+            // Which operand of CMPS is read first, and whether a masked byte may fault, is the CPU's own affair.
+            target = DATA.start + 0x800 + self.rng.below(0x800);
+        }
         if narrow && long {
             target = target & 0xffff_ffff | self.rng.next() << 32;
         }
@@ -239,6 +244,10 @@ impl Builder {
             size => size.size().min(512),
         };
         let mut target = self.target(size);
+        if size >= 10 && size != 16 || size == 6 {
+            // Where in a large operand a fault is met first is the CPU's own affair.
+            target = DATA.start + 0x800 + self.rng.below(0x40) * 16;
+        }
         self.prepare_memory(i, target);
         target = self.segment(i, target);
         if absolute {
@@ -252,7 +261,8 @@ impl Builder {
 
     /// Chooses a segment prefix; the offset in that segment that is `target`.
     fn segment(&mut self, i: &mut Instruction, target: u64) -> u64 {
-        if !self.rng.chance(12) {
+        // (The AMD host checks the offset for canonical form before it adds the base.)
+        if !self.rng.chance(12) || target >> 47 != 0 {
             return target;
         }
         let segment = if self.rng.chance(70) {
@@ -433,7 +443,18 @@ impl Builder {
                     self.force(register, value);
                 }
             }
+            // Outside their domain the results are undefined.
+            M::F2xm1 => self.limit_st0(0x3ffe),
+            M::Fyl2xp1 => self.limit_st0(0x3ffc),
             _ => {}
+        }
+    }
+
+    /// Makes ST(0) smaller than the power of two with this exponent, or zero.
+    fn limit_st0(&mut self, exponent: u128) {
+        let st0 = &mut self.start.st[0];
+        if *st0 >> 64 & 0x7fff > exponent {
+            *st0 = *st0 & (1 << 79 | u64::MAX as u128) | exponent << 64;
         }
     }
 
