@@ -58,9 +58,7 @@ fn run(name: &str, work: impl FnOnce(&mut Campaign, &Wishes) -> Result<()>) {
 fn every_64_bit_instruction_agrees_with_the_host() {
     run("singles", |campaign, wishes| {
         let (run, _) = candidates(64);
-        let never = campaign.singles(64, &run, wishes.cases, wishes.seed)?;
-        assert!(never.is_empty(), "forms that were never built: {never:?}");
-        Ok(())
+        campaign.singles(64, &run, wishes.cases, wishes.seed)
     });
 }
 
@@ -68,9 +66,7 @@ fn every_64_bit_instruction_agrees_with_the_host() {
 fn every_32_bit_instruction_agrees_with_the_host() {
     run("32-bit singles", |campaign, wishes| {
         let (run, _) = candidates(32);
-        let never = campaign.singles(32, &run, wishes.cases, wishes.seed)?;
-        assert!(never.is_empty(), "forms that were never built: {never:?}");
-        Ok(())
+        campaign.singles(32, &run, wishes.cases, wishes.seed)
     });
 }
 

@@ -105,9 +105,8 @@ impl Campaign {
     ///
     /// # Errors
     /// As [`Campaign::run`].
-    pub fn singles(&mut self, bits: u32, candidates: &[Candidate], cases: u64, seed: u64) -> Result<Vec<Code>> {
+    pub fn singles(&mut self, bits: u32, candidates: &[Candidate], cases: u64, seed: u64) -> Result<()> {
         let mut rng = Rng::new(seed);
-        let mut never = Vec::new();
         for candidate in candidates {
             let mut built = 0;
             for _ in 0..cases {
@@ -118,10 +117,11 @@ impl Campaign {
                 }
             }
             if built == 0 {
-                never.push(candidate.code);
+                self.failures += 1;
+                self.reports.push(format!("{:?} was never built in {bits} bits", candidate.code));
             }
         }
-        Ok(never)
+        Ok(())
     }
 
     /// Sequences of 5 to 20 forms.

@@ -43,12 +43,14 @@ const VECTORS: u64 = 32;
 const KERNEL_CODE: u16 = 0x10;
 const TSS_SELECTOR: u16 = 0x40;
 /// Linux's descriptor table, as far as user code can see it.
-const DESCRIPTORS: [(u16, u64); 5] = [
+const DESCRIPTORS: [(u16, u64); 6] = [
     (KERNEL_CODE, 0x00af_9b00_0000_ffff),
     (0x18, 0x00cf_9300_0000_ffff),
     (0x20, 0x00cf_fb00_0000_ffff),
     (0x28, 0x00cf_f300_0000_ffff),
     (0x30, 0x00af_fb00_0000_ffff),
+    // The CPU's number, as a limit.
+    (0x78, 0x0040_f500_0000_0000),
 ];
 const GDT_LIMIT: u16 = 16 * 8 - 1;
 

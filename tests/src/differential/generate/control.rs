@@ -40,6 +40,16 @@ impl Builder {
                 i.set_near_branch64(target);
                 return Some(());
             }
+            OpKind::FarBranch16 | OpKind::FarBranch32 => {
+                let target = next(self, i)?;
+                if i.op0_kind() == OpKind::FarBranch32 {
+                    i.set_far_branch32(target as u32);
+                } else {
+                    i.set_far_branch16(target as u16);
+                }
+                i.set_far_branch_selector(self.code_selector());
+                return Some(());
+            }
             _ => {}
         }
         match i.mnemonic() {

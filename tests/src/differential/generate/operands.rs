@@ -53,6 +53,11 @@ impl Builder {
         if self.rng.chance(20) { Register::AH + self.rng.below(4) as u32 } else { self.rng.pick(&BYTES) }
     }
 
+    /// A selector worth trying.
+    pub(super) fn selector(&mut self) -> u16 {
+        self.rng.pick(&SELECTORS)
+    }
+
     fn xmm(&mut self) -> Register {
         Register::XMM0 + self.rng.below(self.registers()) as u32
     }
@@ -175,6 +180,10 @@ impl Builder {
                 i.set_memory_base(if narrow { Register::EBX } else { Register::RBX });
                 i.set_memory_index(Register::AL);
             }
+            K::farbr2_2 | K::farbr4_2 => {
+                let wide = kind == K::farbr4_2;
+                i.set_op_kind(n, if wide { OpKind::FarBranch32 } else { OpKind::FarBranch16 });
+            }
             K::br16_1 | K::br32_1 | K::br64_1 | K::br16_2 | K::br32_4 | K::br64_4 => {
                 let op = match kind {
                     K::br16_1 | K::br16_2 => OpKind::NearBranch16,
@@ -244,7 +253,7 @@ impl Builder {
             size => size.size().min(512),
         };
         let mut target = self.target(size);
-        if size >= 10 && size != 16 || size == 6 {
+        if size >= 10 && size != 16 || is_far_pointer(i.memory_size()) {
             // Where in a large operand a fault is met first is the CPU's own affair.
             target = DATA.start + 0x800 + self.rng.below(0x40) * 16;
         }
@@ -443,6 +452,8 @@ impl Builder {
                     self.force(register, value);
                 }
             }
+            // Whether alignment is checked for bytes that aren't written, too.
+            M::Maskmovq | M::Maskmovdqu => self.start.rflags &= !(1 << 18),
             // Outside their domain the results are undefined.
             M::F2xm1 => self.limit_st0(0x3ffe),
             M::Fyl2xp1 => self.limit_st0(0x3ffc),
@@ -472,7 +483,11 @@ impl Builder {
                 bytes.extend(low(self, 2, half));
                 self.patch(target, &bytes);
             }
-            M::Mov | M::Lar | M::Lsl | M::Verr | M::Verw if i.memory_size() == MemorySize::UInt16 && self.rng.chance(50) => {
+            M::Mov if i.memory_size() == MemorySize::UInt16 && self.rng.chance(50) => {
+                let value = self.rng.pick(&SELECTORS);
+                self.patch(target, &value.to_le_bytes());
+            }
+            M::Lar | M::Lsl | M::Verr | M::Verw => {
                 let value = self.rng.pick(&SELECTORS);
                 self.patch(target, &value.to_le_bytes());
             }
@@ -509,3 +524,7 @@ const BYTES: [Register; 16] = [
     Register::R14L,
     Register::R15L,
 ];
+
+fn is_far_pointer(size: MemorySize) -> bool {
+    matches!(size, MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64)
+}
