@@ -58,9 +58,10 @@ mod sse;
 pub(crate) use branch::fuse;
 
 use super::block::{Handler, Op};
-use super::exec::operand::gpr_place;
+use super::exec::operand::{default_segment, gpr_place};
 use super::flags::Width;
 use super::vcpu::{FS_BASE, GS_BASE, Vcpu, ZERO};
+use crate::regs::seg;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
 
 #[inline(always)]
@@ -153,7 +154,7 @@ fn address(op: &mut Op, i: &Instruction) -> Option<()> {
         Register::GS => GS_BASE as u8,
         _ => ZERO as u8,
     };
-    op.stack = i.memory_segment() == Register::SS;
+    op.stack = op.segment == ZERO as u8 && default_segment(i) == seg::SS;
     Some(())
 }
 
