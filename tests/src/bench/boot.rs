@@ -6,8 +6,8 @@ use super::{Options, least};
 use anyhow::Result;
 
 const LINES: [(&str, &str); 2] = [
-    ("cryptomgr.notests nokaslr", "with `cryptomgr.notests`"),
-    ("nokaslr", "without it"),
+    ("cryptomgr.notests", "with `cryptomgr.notests`"),
+    ("", "without it"),
 ];
 
 pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {

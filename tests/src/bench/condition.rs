@@ -5,8 +5,7 @@
 use super::guest::{BOTH, Guest, Host};
 use super::report::{Bar, Figure, Unit};
 use super::{Options, gdb, most};
-use anyhow::{Context, Result};
-use std::io::{BufRead, BufReader};
+use anyhow::Result;
 use std::time::Instant;
 
 const FUNCTION: &str = "__x64_sys_read";
@@ -26,16 +25,8 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
                 "break *{address:#x} if $rdi == 0x123456789\npython print('ARMED', flush=True)\ncontinue"
             );
             let mut gdb = gdb::start(&guest.gdb, &script)?;
-            let output = gdb.stdout.take().context("no standard output")?;
-            BufReader::new(output)
-                .lines()
-                .map_while(Result::ok)
-                .find(|line| line == "ARMED")
-                .context("gdb set no breakpoint")?;
-            let speed = reads_per_second(&mut guest, slow);
-            gdb.kill()?;
-            gdb.wait()?;
-            hits[n].push(speed?);
+            gdb.wait_for("ARMED")?;
+            hits[n].push(reads_per_second(&mut guest, slow)?);
         }
     }
     Ok(vec![Figure {

@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
             address + LENGTH
         );
         let (mut wall, mut gdb_cpu) = ([vec![], vec![]], [vec![], vec![]]);
-        for _ in 0..options.repeat {
+        for _ in 0..2 * options.repeat {
             for (n, guest) in guests.iter().enumerate() {
                 let taken = gdb::measure(&guest.gdb, "", &command)?;
                 wall[n].push(taken.wall);

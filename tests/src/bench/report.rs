@@ -34,16 +34,8 @@ impl Unit {
 /// What must be reached, and what is aimed for: of the ratio where there is a reference, else of the value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bar {
-    AtMost {
-        must: f64,
-        aim: f64,
-    },
-    AtLeast {
-        must: f64,
-        aim: f64,
-    },
-    /// Only to be looked at.
-    None,
+    AtMost { must: f64, aim: f64 },
+    AtLeast { must: f64, aim: f64 },
 }
 
 impl Bar {
@@ -51,7 +43,6 @@ impl Bar {
         let (must, aim) = match self {
             Bar::AtMost { must, aim } => (value <= must, value <= aim),
             Bar::AtLeast { must, aim } => (value >= must, value >= aim),
-            Bar::None => return "",
         };
         match (must, aim) {
             (_, true) => "aim",
@@ -62,9 +53,10 @@ impl Bar {
 
     fn show(self, show: impl Fn(f64) -> String) -> String {
         match self {
+            Bar::AtMost { must, aim } if must == aim => format!("≤ {}", show(must)),
+            Bar::AtLeast { must, aim } if must == aim => format!("≥ {}", show(must)),
             Bar::AtMost { must, aim } => format!("≤ {}, aim {}", show(must), show(aim)),
             Bar::AtLeast { must, aim } => format!("≥ {}, aim {}", show(must), show(aim)),
-            Bar::None => String::new(),
         }
     }
 }
