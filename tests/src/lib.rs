@@ -14,6 +14,7 @@
 
 mod client;
 mod console;
+pub mod bench;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod differential;
 mod gdb;
