@@ -153,6 +153,7 @@ fn kind_of(found: &[String]) -> String {
 /// The case of one form.
 pub fn single(bits: u32, code: Code, seed: u64) -> Option<Case> {
     let mut builder = Builder::new(bits, seed);
+    builder.last = true;
     builder.push_code(code).then(|| builder.finish(format!("{bits}/{code:?}/{seed:#x}")))
 }
 
@@ -160,7 +161,9 @@ pub fn single(bits: u32, code: Code, seed: u64) -> Option<Case> {
 pub fn sequence(bits: u32, candidates: &[Candidate], seed: u64) -> Case {
     let mut builder = Builder::new(bits, seed);
     let mut rng = Rng::new(seed ^ 0x5e9);
-    for _ in 0..5 + rng.below(16) {
+    let length = 5 + rng.below(16);
+    for number in 0..length {
+        builder.last = number + 1 == length;
         let code = rng.pick(candidates).code;
         if known::is_exact(code) {
             builder.push_with_landing(code);

@@ -2,12 +2,13 @@
 
 use super::case::Case;
 use super::known::{self, Latitude, STATUS};
-use super::layout::image_address;
+use super::layout::{image_address, selector::USER_CODE_32};
 use super::state::{Event, code, GPR_NAMES, Outcome, Stop};
 use iced_x86::Mnemonic as M;
 
 /// C1 and PE of the x87 status word: whether and how a result was rounded.
 const ROUNDING: u16 = 0x220;
+const C1: u16 = 0x200;
 const SEGMENT_NAMES: [&str; 6] = ["es", "cs", "ss", "ds", "fs", "gs"];
 
 /// Lines that each name one difference; empty if there is none.
@@ -24,7 +25,9 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
         }
     };
     for (index, name) in GPR_NAMES.iter().enumerate() {
-        check(name, n.gpr[index] as u128, e.gpr[index] as u128);
+        // SDM vol. 1, 3.4.1.1: a change of mode may lose the upper halves; AMD clears RSP's.
+        let mask = if case.bits == 64 && n.selectors[1] == USER_CODE_32 { u32::MAX as u128 } else { u128::MAX };
+        check(name, n.gpr[index] as u128 & mask, e.gpr[index] as u128 & mask);
     }
     check("rip", n.rip as u128, e.rip as u128);
     let mut undefined = case.undefined_flags_at(n.rip);
@@ -44,7 +47,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     }
     check("mxcsr", n.mxcsr as u128, e.mxcsr as u128);
     check("fcw", n.fcw as u128, e.fcw as u128);
-    let status = if latitude == Some(Latitude::Transcendental) { !ROUNDING } else { !0 };
+    let status = match latitude {
+        Some(Latitude::Transcendental) => !ROUNDING,
+        Some(Latitude::ConditionOne) => !C1,
+        _ => !0,
+    };
     if latitude != Some(Latitude::MmxTransition) {
         check("fsw", (n.fsw & status) as u128, (e.fsw & status) as u128);
         check("ftw", n.ftw as u128, e.ftw as u128);

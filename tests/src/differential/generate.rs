@@ -65,6 +65,8 @@ pub struct Builder {
     fs_base: Option<u64>,
     gs_base: Option<u64>,
     undefined: u64,
+    /// The instruction that is built is the case's last.
+    pub last: bool,
     lines: Vec<Line>,
     ip: u64,
     factory: InstructionInfoFactory,
@@ -105,6 +107,7 @@ impl Builder {
             fs_base: Some(start.fs_base),
             gs_base: Some(start.gs_base),
             undefined: 0,
+            last: false,
             lines: Vec::new(),
             ip: start.rip,
             factory: InstructionInfoFactory::new(),
@@ -213,11 +216,11 @@ impl Builder {
 
     fn append(&mut self, bytes: Vec<u8>, instruction: &Instruction) {
         let count = self.count_of(instruction);
-        let before = self.undefined;
-        self.undefined = known::undefined_after(instruction, count, before);
+        let effect = known::flag_effect(instruction, count);
+        self.undefined = effect.after(self.undefined);
         self.note_registers(instruction);
         self.ip += bytes.len() as u64;
-        self.lines.push(Line { bytes, instruction: *instruction, undefined_before: before, undefined_after: self.undefined });
+        self.lines.push(Line { bytes, instruction: *instruction, effect });
     }
 
     /// The shift count of a shift, if it is certain.
@@ -314,7 +317,8 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     let mut st = std::array::from_fn(|_| rng.interesting_extended());
     let ftw = if rng.chance(20) { rng.next() as u8 } else { 0 };
     let top = rng.below(8) as u16;
-    let fsw = if ftw == 0 { 0 } else { top << 11 };
+    let conditions = rng.next() as u16 & 0x4700;
+    let fsw = if ftw == 0 { 0 } else { top << 11 | conditions };
     if ftw == 0 {
         st = [0; 8];
     }

@@ -1,6 +1,7 @@
 //! What is not compared, and why: instructions that can't be, results that the manuals leave undefined, and what
 //! Intel's CPUs (which the engine models) and AMD's may do differently.
 
+use super::case::FlagEffect;
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic as M, OpCodeInfo, RflagsBits};
 
 /// CF, PF, AF, ZF, SF and OF.
@@ -160,6 +161,8 @@ pub enum Latitude {
     Transcendental,
     /// CVTPI2PS with a memory operand: Intel turns the x87 registers into MMX registers (SDM vol. 2), AMD doesn't.
     MmxTransition,
+    /// FCOMI and its like: Intel clears C1 (SDM vol. 2), AMD leaves it.
+    ConditionOne,
 }
 
 /// The latitude that an instruction's result has.
@@ -170,6 +173,7 @@ pub fn latitude(i: &Instruction) -> Option<Latitude> {
             Some(Latitude::Transcendental)
         }
         M::Cvtpi2ps if i.op1_kind() == iced_x86::OpKind::Memory => Some(Latitude::MmxTransition),
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => Some(Latitude::ConditionOne),
         _ => None,
     }
 }
@@ -178,7 +182,12 @@ pub fn latitude(i: &Instruction) -> Option<Latitude> {
 pub fn is_exact(code: Code) -> bool {
     let mut i = Instruction::default();
     i.set_code(code);
-    latitude(&i).is_none() && code.mnemonic() != M::Cvtpi2ps
+    // FNSTENV and FNSAVE store the last opcode, which AMD always notes and Intel only at an unmasked exception (SDM vol. 1,
+    // 8.1.9.1).
+    let opcode = matches!(code.mnemonic(), M::Fnstenv | M::Fnsave);
+    // Whether MASKMOVQ checks alignment isn't known either.
+    let masked = matches!(code.mnemonic(), M::Maskmovq | M::Maskmovdqu);
+    latitude(&i).is_none() && !masked && code.mnemonic() != M::Cvtpi2ps && !opcode
 }
 
 /// Whether two packed floats are the same estimate.
@@ -242,24 +251,28 @@ pub fn undefined_result(i: &Instruction, count: u64) -> bool {
     matches!(i.mnemonic(), M::Shld | M::Shrd) && masked_count(i, count) > operand_bytes(i) * 8
 }
 
-/// What an instruction does to the status flags: which are undefined after it, given which were before. `count` is the
-/// shift count.
-pub fn undefined_after(i: &Instruction, count: u64, before: u64) -> u64 {
+/// What an instruction does to the status flags. `count` is the shift count.
+pub fn flag_effect(i: &Instruction, count: u64) -> FlagEffect {
     if shifts(i) {
         let count = masked_count(i, count);
         if count == 0 {
-            return before;
+            return FlagEffect::default();
         }
         let bits = operand_bytes(i) * 8;
         // SDM vol. 2: OF is defined for a count of 1 only.
         let of = if count == 1 { 0 } else { OF };
         return match i.mnemonic() {
-            M::Rol | M::Ror | M::Rcl | M::Rcr => (before & !(CF | OF)) | of,
-            M::Shl | M::Sal | M::Shr if count > bits => AF | CF | of,
-            _ => AF | of,
+            M::Rol | M::Ror | M::Rcl | M::Rcr => FlagEffect { defines: CF | OF, undefines: of },
+            M::Shl | M::Sal | M::Shr if count > bits => FlagEffect { defines: STATUS, undefines: AF | CF | of },
+            _ => FlagEffect { defines: STATUS, undefines: AF | of },
         };
     }
-    let undefined = rflags(i.rflags_undefined());
-    let defined = rflags(i.rflags_written() | i.rflags_cleared() | i.rflags_set());
-    (before & !defined) | undefined
+    if i.is_string_instruction() && (i.has_rep_prefix() || i.has_repne_prefix()) {
+        // With a count of 0 it does nothing.
+        return FlagEffect::default();
+    }
+    FlagEffect {
+        defines: rflags(i.rflags_written() | i.rflags_cleared() | i.rflags_set()),
+        undefines: rflags(i.rflags_undefined()),
+    }
 }

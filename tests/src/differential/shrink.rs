@@ -1,13 +1,13 @@
 //! A failing case made small: instructions become NOPs or go, values become simple, as long as it still fails.
 
-use super::case::{Case, Line};
+use super::case::{Case, FlagEffect, Line};
 use iced_x86::{Decoder, DecoderOptions};
 
 /// NOPs in place of an instruction, so that nothing behind it moves.
 fn nops(line: &Line, bits: u32) -> Line {
     let bytes = vec![0x90; line.bytes.len()];
     let instruction = Decoder::with_ip(bits, &bytes, line.instruction.ip(), DecoderOptions::NONE).decode();
-    Line { bytes, instruction, ..line.clone() }
+    Line { bytes, instruction, effect: FlagEffect::default() }
 }
 
 /// Whether a line is padding.

@@ -99,8 +99,12 @@ impl Builder {
         Some(())
     }
 
+    /// A selector for a far transfer; to another mode only where nothing comes after it.
     fn code_selector(&mut self) -> u16 {
         let own = if self.bits == 64 { selector::USER_CODE_64 } else { selector::USER_CODE_32 };
+        if !self.last {
+            return own;
+        }
         match self.rng.below(10) {
             0 => selector::USER_CODE_32,
             1 => selector::USER_CODE_64,
