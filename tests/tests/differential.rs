@@ -85,3 +85,18 @@ fn sequences_in_compatibility_mode_agree_with_the_host() {
         campaign.sequences(32, &run, wishes.cases * 50, wishes.seed)
     });
 }
+
+#[test]
+fn directed_cases_agree_with_the_host() {
+    run("directed cases", |campaign, _| campaign.directed());
+}
+
+#[test]
+fn encodings_that_no_assembler_makes_agree_with_the_host() {
+    run("mangled encodings", |campaign, wishes| {
+        for bits in [64, 32] {
+            campaign.mangled(bits, &candidates(bits).0, wishes.cases / 2, wishes.seed)?;
+        }
+        Ok(())
+    });
+}

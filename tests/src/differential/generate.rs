@@ -5,8 +5,11 @@
 //! that leads there: at the start if no instruction has used it yet, by a MOV otherwise.
 
 mod control;
+mod mangle;
 mod operands;
 mod stack;
+
+pub use mangle::mangled;
 
 use super::case::{Case, Line, Memory};
 use super::known;
@@ -56,7 +59,7 @@ pub fn candidates(bits: u32) -> (Vec<Candidate>, Vec<Skipped>) {
 pub struct Builder {
     pub(super) bits: u32,
     pub(super) rng: Rng,
-    start: State,
+    pub(super) start: State,
     memory: Memory,
     /// Values of the general registers that are certain at this point.
     known: [Option<u64>; 16],
@@ -228,12 +231,7 @@ impl Builder {
         if !known::shifts(i) {
             return 0;
         }
-        let last = i.op_count() - 1;
-        match i.op_kind(last) {
-            OpKind::Register => self.known[1].unwrap_or(0) & 0xff,
-            OpKind::Immediate8 => i.immediate8() as u64,
-            _ => 1,
-        }
+        known::shift_count(i, self.known[1].unwrap_or(0))
     }
 
     /// Whether a shift's count and result are certain; makes CL known where it isn't.

@@ -233,6 +233,15 @@ fn operand_bytes(i: &Instruction) -> u64 {
     }
 }
 
+/// The count of a shift or rotation by CL, an immediate or 1.
+pub fn shift_count(i: &Instruction, cl: u64) -> u64 {
+    match i.op_kind(i.op_count().max(1) - 1) {
+        iced_x86::OpKind::Register => cl & 0xff,
+        iced_x86::OpKind::Immediate8 => i.immediate8() as u64,
+        _ => 1,
+    }
+}
+
 /// Whether an instruction shifts or rotates by a count that decides what flags it changes.
 pub fn shifts(i: &Instruction) -> bool {
     matches!(
