@@ -151,7 +151,8 @@ fn exchange_with_r8(i: &mut Instruction, bytes: &[u8]) {
     if rex & 1 == 0 {
         return;
     }
-    let mut exchange = Decoder::with_ip(64, &[*rex, 0x90], i.ip(), DecoderOptions::NONE).decode();
+    let plain: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0xf3).collect();
+    let mut exchange = Decoder::with_ip(64, &plain, i.ip(), DecoderOptions::NONE).decode();
     exchange.set_len(i.len());
     exchange.set_next_ip(i.next_ip());
     *i = exchange;

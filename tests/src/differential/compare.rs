@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::known::{self, Latitude, STATUS};
 use super::layout::{image_address, selector::USER_CODE_32};
-use super::state::{Event, code, GPR_NAMES, Outcome, Stop};
+use super::state::{Event, GPR_NAMES, Outcome, Stop, code};
 use iced_x86::Mnemonic as M;
 
 /// C1 and PE of the x87 status word: whether and how a result was rounded.
@@ -22,9 +22,16 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     }
     let (n, e) = (&native.state, &engine.state);
     if normal(&native.stop) != normal(&engine.stop) {
-        found.push(format!("stop: host {}, engine {}", describe(&native.stop), describe(&engine.stop)));
+        found.push(format!(
+            "stop: host {}, engine {}",
+            describe(&native.stop),
+            describe(&engine.stop)
+        ));
     }
-    let latitude = case.lines.iter().find_map(|line| known::latitude(&line.instruction));
+    let latitude = case
+        .lines
+        .iter()
+        .find_map(|line| known::latitude(&line.instruction));
     let mut check = |name: &str, host: u128, engine: u128| {
         if host != engine {
             found.push(format!("{name}: host {host:#x}, engine {engine:#x}"));
@@ -32,7 +39,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     };
     for (index, name) in GPR_NAMES.iter().enumerate() {
         // SDM vol. 1, 3.4.1.1: a change of mode may lose the upper halves; AMD clears RSP's.
-        let mask = if case.bits == 64 && n.selectors[1] == USER_CODE_32 { u32::MAX as u128 } else { u128::MAX };
+        let mask = if case.bits == 64 && n.selectors[1] == USER_CODE_32 {
+            u32::MAX as u128
+        } else {
+            u128::MAX
+        };
         check(name, n.gpr[index] as u128 & mask, e.gpr[index] as u128 & mask);
     }
     check("rip", n.rip as u128, e.rip as u128);
@@ -40,7 +51,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     if divided(case, native) {
         undefined = STATUS;
     }
-    check("rflags", (n.rflags & !undefined) as u128, (e.rflags & !undefined) as u128);
+    check(
+        "rflags",
+        (n.rflags & !undefined) as u128,
+        (e.rflags & !undefined) as u128,
+    );
     for (index, name) in SEGMENT_NAMES.iter().enumerate() {
         check(name, n.selectors[index] as u128, e.selectors[index] as u128);
     }
@@ -71,11 +86,15 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
             check(&format!("st{index}"), n.st[index], e.st[index]);
         }
     }
-    let different: Vec<_> =
-        (0..native.memory.len()).filter(|offset| native.memory[*offset] != engine.memory[*offset]).collect();
+    let different: Vec<_> = (0..native.memory.len())
+        .filter(|offset| native.memory[*offset] != engine.memory[*offset])
+        .collect();
     for offset in different.iter().take(8) {
         let (host, engine) = (native.memory[*offset], engine.memory[*offset]);
-        found.push(format!("[{:#x}]: host {host:#04x}, engine {engine:#04x}", image_address(*offset)));
+        found.push(format!(
+            "[{:#x}]: host {host:#04x}, engine {engine:#04x}",
+            image_address(*offset)
+        ));
     }
     if different.len() > 8 {
         found.push(format!("… {} bytes of memory in all", different.len()));
@@ -85,7 +104,10 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
 
 /// Whether the run ended with a divide error: the flags are undefined then.
 fn divided(case: &Case, outcome: &Outcome) -> bool {
-    let divides = case.lines.iter().any(|line| matches!(line.instruction.mnemonic(), M::Div | M::Idiv | M::Aam));
+    let divides = case
+        .lines
+        .iter()
+        .any(|line| matches!(line.instruction.mnemonic(), M::Div | M::Idiv | M::Aam));
     divides && matches!(outcome.stop, Stop::Event(event) if event.signal == libc::SIGFPE)
 }
 
@@ -115,7 +137,10 @@ fn describe(stop: &Stop) -> String {
                 (libc::SIGTRAP, _) => "#DB",
                 _ => "?",
             };
-            format!("{name} [signal {} code {}] address {:#x}", event.signal, event.code, event.address)
+            format!(
+                "{name} [signal {} code {}] address {:#x}",
+                event.signal, event.code, event.address
+            )
         }
         Stop::Endless => "does not end".to_string(),
         Stop::Broken(why) => format!("broken: {why}"),

@@ -19,8 +19,15 @@ struct Directed {
     ignored: &'static [(u64, u64)],
 }
 
-const PLAIN: Directed =
-    Directed { name: "", bits: 64, code: &[], gpr: &[], rflags: 2, memory: &[], ignored: &[] };
+const PLAIN: Directed = Directed {
+    name: "",
+    bits: 64,
+    code: &[],
+    gpr: &[],
+    rflags: 2,
+    memory: &[],
+    ignored: &[],
+};
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -135,7 +142,12 @@ const CASES: &[Directed] = &[
         gpr: &[(RCX, 1 << 32), (RDI, AREA)],
         ..PLAIN
     },
-    Directed { name: "LAR gives bits 16 to 19 too", code: &[0x0f, 0x02, 0xc3], gpr: &[(RBX, 0x2b)], ..PLAIN },
+    Directed {
+        name: "LAR gives bits 16 to 19 too",
+        code: &[0x0f, 0x02, 0xc3],
+        gpr: &[(RBX, 0x2b)],
+        ..PLAIN
+    },
     Directed {
         name: "ARPL raises an RPL",
         bits: 32,
@@ -171,7 +183,9 @@ const CASES: &[Directed] = &[
     Directed {
         name: "FXSAVE and FXRSTOR in compatibility mode",
         bits: 32,
-        code: &[0xd9, 0xe8, 0x0f, 0xae, 0x03, 0xdb, 0xe3, 0x66, 0x0f, 0xef, 0xc0, 0x0f, 0xae, 0x0b],
+        code: &[
+            0xd9, 0xe8, 0x0f, 0xae, 0x03, 0xdb, 0xe3, 0x66, 0x0f, 0xef, 0xc0, 0x0f, 0xae, 0x0b,
+        ],
         gpr: &[(RBX, AREA)],
         ignored: POINTERS,
         ..PLAIN
@@ -243,7 +257,12 @@ const CASES: &[Directed] = &[
         memory: &[(AREA + 512, &[0, 0, 0, 0, 0, 0, 0, 0x80])],
         ..PLAIN
     },
-    Directed { name: "XSETBV in ring 3", code: &[0x0f, 0x01, 0xd1], gpr: &[(RAX, 3)], ..PLAIN },
+    Directed {
+        name: "XSETBV in ring 3",
+        code: &[0x0f, 0x01, 0xd1],
+        gpr: &[(RAX, 3)],
+        ..PLAIN
+    },
     Directed {
         name: "REP MOVS over overlapping ranges goes element by element",
         code: &[0xf3, 0xa4],
@@ -260,7 +279,9 @@ const CASES: &[Directed] = &[
     Directed {
         name: "more than 15 bytes are #GP",
         // LOCK XOR DWORD [GS:R11D+R12D*4+disp32], imm32 with an ES prefix
-        code: &[0x26, 0x65, 0xf0, 0x67, 0x43, 0x81, 0xb4, 0xa3, 0, 0, 0, 0, 1, 2, 3, 4],
+        code: &[
+            0x26, 0x65, 0xf0, 0x67, 0x43, 0x81, 0xb4, 0xa3, 0, 0, 0, 0, 1, 2, 3, 4,
+        ],
         ..PLAIN
     },
     Directed {
@@ -289,7 +310,10 @@ const CASES: &[Directed] = &[
 
 /// All of them: name, case and the memory that isn't compared.
 pub fn cases() -> Vec<(Case, &'static [(u64, u64)])> {
-    CASES.iter().map(|directed| (case(directed), directed.ignored)).collect()
+    CASES
+        .iter()
+        .map(|directed| (case(directed), directed.ignored))
+        .collect()
 }
 
 fn case(directed: &Directed) -> Case {
@@ -301,14 +325,25 @@ fn case(directed: &Directed) -> Case {
         let instruction = decoder.decode();
         let bytes = directed.code[from..decoder.position()].to_vec();
         let effect = known::flag_effect(&instruction, known::shift_count(&instruction, start.gpr[RCX]));
-        lines.push(Line { bytes, instruction, effect });
+        lines.push(Line {
+            bytes,
+            instruction,
+            effect,
+        });
     }
-    let patches = directed.memory.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect();
+    let patches = directed
+        .memory
+        .iter()
+        .map(|(at, bytes)| (*at, bytes.to_vec()))
+        .collect();
     Case {
         id: directed.name.to_string(),
         bits: directed.bits,
         start,
-        memory: Memory { pool_offset: None, patches },
+        memory: Memory {
+            pool_offset: None,
+            patches,
+        },
         lines,
     }
 }
@@ -320,8 +355,11 @@ fn start_state(directed: &Directed) -> State {
         gpr[*register] = *value;
     }
     let data = selector::USER_DATA;
-    let (code, fs) =
-        if directed.bits == 64 { (selector::USER_CODE_64, 0) } else { (selector::USER_CODE_32, data) };
+    let (code, fs) = if directed.bits == 64 {
+        (selector::USER_CODE_64, 0)
+    } else {
+        (selector::USER_CODE_32, data)
+    };
     State {
         gpr,
         rip: CODE.start + 0x100,

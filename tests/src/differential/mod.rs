@@ -13,7 +13,7 @@
 //! of the engine's exception.
 //!
 //! The host need not be the CPU that the engine models. What two real CPUs may do differently is listed in
-//! [`known`], with the manual's reason, and is left out of the comparison; nothing else is.
+//! [`known`], and where that can't be told from the result, left out by the generators, with the manual's reason, and is left out of the comparison; nothing else is.
 
 pub mod campaign;
 pub mod case;
