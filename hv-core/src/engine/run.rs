@@ -95,6 +95,9 @@ impl Runner {
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
         // RF lasts for one instruction.
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
+            if self.at_break(bus) {
+                return Exit::Break;
+            }
             return self.run_precise(bus);
         }
         // The block that control comes from.
@@ -178,6 +181,13 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Whether an execution breakpoint of the debugger's side is at RIP, for code that runs without decoded blocks.
+    fn at_break(&self, bus: &Bus) -> bool {
+        let linear = self.cpu.fetch_address();
+        !bus.watches.is_empty()
+            && self.cpu.look_up(bus, linear).is_some_and(|physical| bus.watches.is_break_address(linear, physical))
     }
 
     fn must_look(&self, bus: &Bus) -> bool {
