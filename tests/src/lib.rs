@@ -36,7 +36,7 @@ pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
 pub use tools::{expected_smoke_output, guest, has_tool, kdd, Guest, SECOND_KERNEL};
 pub use transcript::Transcript;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long anything may take that isn't a boot: long, because test machines are slow and busy, and a test that
 /// waits for it has failed anyhow.
@@ -44,3 +44,13 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a boot may take.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Asks again and again, for what can't be waited for otherwise: the state of a service.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Functions and data of the kernel whose addresses tests use.
-const SYMBOLS: &str = "do_sys_openat2 vfs_read vfs_write __x64_sys_getpid __x64_sys_getppid __x64_sys_sethostname \
-    jiffies_64 init_uts_ns _stext _etext linux_banner schedule wake_up_process";
+const SYMBOLS: &str = "do_sys_openat2 vfs_read vfs_write __x64_sys_sethostname \
+    jiffies_64 init_uts_ns _stext _etext linux_banner schedule start_kernel";
 
 /// A machine at its shell's prompt.
 pub struct Snapshot {
