@@ -1,6 +1,6 @@
 //! From guest bytes to decoded blocks.
 
-use super::block::{Block, Op, handler};
+use super::block::{Block, Link, Op, handler};
 use super::bus::Bus;
 use super::cpuid::{CpuModel, feature as f};
 use super::exec::{self, Flow};
@@ -8,9 +8,12 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
+use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
 
 /// Executes an instruction by the reference implementation.
 pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
@@ -35,6 +38,12 @@ fn sti_inside(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
 
 fn undefined(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     let _: Abort = cpu.undefined();
+    Flow::Abort
+}
+
+/// SDM vol. 3A, 6.15: an instruction of more than 15 bytes is #GP(0).
+fn too_long(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
+    let _: Abort = cpu.general_protection();
     Flow::Abort
 }
 
@@ -207,6 +216,7 @@ impl Vcpu {
             second_frame: None,
             mode: self.mode as u8,
             serial: 0,
+            links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
         let breaks = !single && !bus.watches.is_empty() && bus.watches.executes_in(linear, fetched.physical);
         let mut decoder = Decoder::with_ip(
@@ -312,7 +322,9 @@ impl Vcpu {
             before.handler = handler!(sti_inside);
         }
         let invalid = i.is_invalid() || !supported(&self.model, i);
-        let mut op = if invalid {
+        let mut op = if i.is_invalid() && i.len() >= LONGEST {
+            Op::new(handler!(too_long))
+        } else if invalid {
             Op::new(handler!(undefined))
         } else if self.mode == Mode::Long {
             fast::lower(i).unwrap_or_else(|| Op::generic(i))

@@ -95,8 +95,10 @@ impl Runner {
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
         // RF lasts for one instruction.
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
-            return self.run_precise(bus, cache);
+            return self.run_precise(bus);
         }
+        // The block that control comes from.
+        let mut from = None;
         loop {
             let cpu = &mut self.cpu;
             // Before the fetch, whose fault belongs to the time that follows.
@@ -104,16 +106,26 @@ impl Runner {
             if left == 0 {
                 return Exit::Time;
             }
-            let index = match cache.jump(&self.jumps, cpu.rip, cpu.fetch_key) {
+            let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
+            let index = match linked {
                 Some(index) => index,
-                None => match self.find(bus, cache) {
-                    Ok(index) => index,
-                    Err(Abort) => match self.deliver_pending(bus) {
-                        Some(exit) => return exit,
-                        None => continue,
-                    },
+                None => match self.look_up(bus, cache) {
+                    Ok(index) => {
+                        if let Some(from) = from {
+                            cache.link(from, self.cpu.rip, self.cpu.fetch_key, index);
+                        }
+                        index
+                    }
+                    Err(Abort) => {
+                        from = None;
+                        match self.deliver_pending(bus) {
+                            Some(exit) => return exit,
+                            None => continue,
+                        }
+                    }
                 },
             };
+            from = Some(index);
             if bus.flush != PendingFlush::Nothing || !bus.stale_code.is_empty() {
                 return Exit::Look;
             }
@@ -145,7 +157,7 @@ impl Runner {
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
                         cpu.pending = Pending::Nothing;
-                        let exit = self.run_precise(bus, cache);
+                        let exit = self.run_precise(bus);
                         if exit != Exit::Look {
                             return exit;
                         }
@@ -177,6 +189,15 @@ impl Runner {
             || self.cpu.guest_debugs()
             || self.cpu.r.activity != Activity::Running
             || self.cpu.r.interrupt_shadow
+    }
+
+    /// The block at RIP, by the jump cache where it can.
+    #[inline(always)]
+    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+        match cache.jump(&self.jumps, self.cpu.rip, self.cpu.fetch_key) {
+            Some(index) => Ok(index),
+            None => self.find(bus, cache),
+        }
     }
 
     /// Finds or decodes the block at RIP.
@@ -224,11 +245,10 @@ impl Runner {
 
     /// Executes one instruction with everything looked at: devices at the exact time, code writes, watchpoints, and
     /// the guest's own debugging. Breakpoints of the debugger's side are passed over.
-    pub(crate) fn run_precise(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
+    pub(crate) fn run_precise(&mut self, bus: &mut Bus) -> Exit {
         if self.cpu.clock >= self.cpu.stop_at {
             return Exit::Time;
         }
-        let _ = cache;
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {

@@ -120,6 +120,8 @@ pub(crate) struct Vcpu {
     pub(crate) debug_trap: u64,
     /// The guest has data or I/O breakpoints in DR7: no access goes by the TLB.
     pub(crate) guest_watch: bool,
+    /// Misaligned data raises #AC (CPL 3, CR0.AM and RFLAGS.AC): no access goes by the TLB.
+    pub(crate) checks_alignment: bool,
     /// A single PAUSE asks for the slice to end.
     pub(crate) yield_slice: bool,
     /// The clock when the last exception was delivered.
@@ -154,6 +156,7 @@ impl Vcpu {
             nmi_pending: false,
             debug_trap: 0,
             guest_watch: false,
+            checks_alignment: false,
             yield_slice: false,
             delivered_at: u64::MAX,
             random: seed ^ ((id.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -248,6 +251,11 @@ impl Vcpu {
         } else {
             View::Supervisor
         };
+        let aligned = self.cpl == 3 && self.r.cr0 & cr0::AM != 0 && self.rflags & rflags::AC != 0;
+        if aligned != self.checks_alignment {
+            self.checks_alignment = aligned;
+            self.tlb.flush();
+        }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;
         self.gpr[GS_BASE] = self.r.segments[seg::GS].base;
         self.fetch_key =
