@@ -96,16 +96,11 @@ impl GuestMemory {
         GuestMemory { chunks: self.chunks.clone(), ..*self }
     }
 
-    /// RAM in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.total_frames * PAGE_SIZE as u64
-    }
-
     /// What is at frame number `frame`.
     pub(crate) fn backing(&self, frame: u64) -> Backing {
         let address = frame << 12;
         if frame < self.low_frames {
-            if address >= VIDEO_HOLE.start && address < ROM.end {
+            if (VIDEO_HOLE.start..ROM.end).contains(&address) {
                 return if address < VIDEO_HOLE.end { Backing::None } else { Backing::Rom(frame as usize) };
             }
             return Backing::Ram(frame as usize);

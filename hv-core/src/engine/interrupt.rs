@@ -233,11 +233,10 @@ impl Vcpu {
         if selector & !3 == 0 {
             return Err(self.raise_error(vector::GP, external));
         }
-        let (code, address) = self.read_descriptor(bus, selector, vector::GP).map_err(|abort| {
+        let (code, address) = self.read_descriptor(bus, selector, vector::GP).inspect_err(|_| {
             if let Pending::Exception { error: Some(code), vector: vector::GP } = &mut self.pending {
                 *code |= external;
             }
-            abort
         })?;
         if !code.is_code() || code.dpl() > self.cpl {
             return Err(self.raise_error(vector::GP, error));

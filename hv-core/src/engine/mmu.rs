@@ -85,6 +85,7 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn load_slow(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec<u64> {
+        self.check_alignment(linear, size)?;
         let mut bytes = [0; 8];
         self.load_bytes(bus, linear, &mut bytes[..size])?;
         Ok(u64::from_le_bytes(bytes))
@@ -93,12 +94,14 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn store_slow(&mut self, bus: &mut Bus, linear: u64, value: u64, size: usize) -> Exec {
+        self.check_alignment(linear, size)?;
         self.store_bytes(bus, linear, &value.to_le_bytes()[..size])
     }
 
     #[cold]
     #[inline(never)]
     fn load_for_write_slow(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec<u64> {
+        self.check_alignment(linear, size)?;
         self.check_writable(bus, linear, size)?;
         let mut bytes = [0; 8];
         self.load_bytes(bus, linear, &mut bytes[..size])?;
@@ -111,6 +114,7 @@ impl Vcpu {
         if let Some(value) = self.tlb.read::<u128>(self.view, linear) {
             return Ok(value);
         }
+        self.check_alignment(linear, 16)?;
         let mut bytes = [0; 16];
         self.load_bytes(bus, linear, &mut bytes)?;
         Ok(u128::from_le_bytes(bytes))
@@ -122,21 +126,29 @@ impl Vcpu {
         if self.tlb.write::<u128>(self.view, linear, value) {
             return Ok(());
         }
+        self.check_alignment(linear, 16)?;
         self.store_bytes(bus, linear, &value.to_le_bytes())
     }
 
-    /// How much of a data access lies in its first page, after the checks that come before any translation: alignment
-    /// where it counts (SDM vol. 3A, 6.15, #AC), and that the access doesn't leave the canonical addresses.
-    fn bytes_in_first_page(&mut self, linear: u64, size: usize) -> Exec<usize> {
-        if self.checks_alignment && matches!(size, 2 | 4 | 8) && linear & (size as u64 - 1) != 0 {
+    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size (of 8 for 80-bit values), if CR0.AM
+    /// and RFLAGS.AC are set. Its priority relative to a page fault is not fixed; here it comes first.
+    pub(crate) fn check_alignment(&mut self, linear: u64, size: usize) -> Exec {
+        if self.checks_alignment && linear & (size as u64 - 1) != 0 {
+            self.bytes_in_first_page(linear, size)?;
             return Err(self.raise_error(vector::AC, 0));
         }
-        let first = (0x1000 - (linear as usize & 0xfff)).min(size);
-        if first < size && self.long_mode() && !is_canonical(linear.wrapping_add(size as u64 - 1)) {
+        Ok(())
+    }
+
+    /// How much of a data access lies in its first page; an access of which any byte is at a non-canonical address
+    /// faults before any of its pages is walked.
+    fn bytes_in_first_page(&mut self, linear: u64, size: usize) -> Exec<usize> {
+        let last = linear.wrapping_add(size as u64 - 1);
+        if self.long_mode() && !(is_canonical(linear) && is_canonical(last)) {
             self.pending = Pending::NonCanonical;
             return Err(super::vcpu::Abort);
         }
-        Ok(first)
+        Ok((0x1000 - (linear as usize & 0xfff)).min(size))
     }
 
     fn is_user(&self) -> bool {

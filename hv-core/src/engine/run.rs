@@ -98,7 +98,7 @@ impl Runner {
             if self.at_break(bus) {
                 return Exit::Break;
             }
-            return self.run_precise(bus, cache);
+            return self.run_precise(bus);
         }
         // The block that control comes from.
         let mut from = None;
@@ -109,6 +109,7 @@ impl Runner {
             if left == 0 {
                 return Exit::Time;
             }
+            let cr2 = cpu.r.cr2;
             let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
             let index = match linked {
                 Some(index) => index,
@@ -121,6 +122,11 @@ impl Runner {
                     }
                     Err(Abort) => {
                         from = None;
+                        if self.cpu.is_break_before_fault(bus) {
+                            self.cpu.pending = Pending::Nothing;
+                            self.cpu.r.cr2 = cr2;
+                            return Exit::Break;
+                        }
                         match self.deliver_pending(bus) {
                             Some(exit) => return exit,
                             None => continue,
@@ -160,7 +166,7 @@ impl Runner {
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
                         cpu.pending = Pending::Nothing;
-                        let exit = self.run_precise(bus, cache);
+                        let exit = self.run_precise(bus);
                         if exit != Exit::Look {
                             return exit;
                         }
@@ -255,11 +261,10 @@ impl Runner {
 
     /// Executes one instruction with everything looked at: devices at the exact time, code writes, watchpoints, and
     /// the guest's own debugging. Breakpoints of the debugger's side are passed over.
-    pub(crate) fn run_precise(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
+    pub(crate) fn run_precise(&mut self, bus: &mut Bus) -> Exit {
         if self.cpu.clock >= self.cpu.stop_at {
             return Exit::Time;
         }
-        let _ = cache;
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {
@@ -302,6 +307,22 @@ impl Runner {
 }
 
 impl Vcpu {
+    /// Whether the fetch just tried hit a page that isn't executable, where an execution breakpoint of the debugger's
+    /// side is: that comes before the fault (SDM vol. 3A, table 6-2). gdb lets the functions it calls return to such a
+    /// place on the stack. Where the page is absent the breakpoint waits for it to be mapped.
+    fn is_break_before_fault(&self, bus: &Bus) -> bool {
+        matches!(self.pending, Pending::Exception { vector: vector::PF, error: Some(code) } if code & 1 != 0)
+            && bus.watches.is_break_address(self.fetch_address(), u64::MAX)
+    }
+
+    /// The physical address that a fetch would have, without the fault that it may raise.
+    pub(crate) fn peek_fetch(&mut self, bus: &mut Bus, linear: u64) -> Option<u64> {
+        let (pending, cr2) = (self.pending, self.r.cr2);
+        let physical = self.translate_fetch(bus, linear).ok();
+        (self.pending, self.r.cr2) = (pending, cr2);
+        physical
+    }
+
     /// SDM vol. 3B, 17.2.4: an instruction breakpoint of the guest's debug registers at RIP.
     fn hits_instruction_breakpoint(&mut self) -> bool {
         let dr7 = self.r.dr7;

@@ -407,12 +407,9 @@ impl Machine {
             end.min(self.bus.platform.next_deadline().0).min(self.clock + turn.min(CHUNK)).max(self.clock + 1);
         cpu.yield_slice = false;
         let here = PassedBreak { vcpu: n, rip: cpu.rip, clock: self.clock };
-        let exit = if stepping.is_some() {
+        let exit = if stepping.is_some() || passed == Some(here) {
             cpu.stop_at = self.clock + 1;
-            runner.run_precise(&mut self.bus, &mut self.cache)
-        } else if passed == Some(here) {
-            cpu.stop_at = self.clock + 1;
-            runner.run_precise(&mut self.bus, &mut self.cache)
+            runner.run_precise(&mut self.bus)
         } else {
             runner.run(&mut self.bus, &mut self.cache)
         };
@@ -453,7 +450,7 @@ impl Machine {
     fn at_breakpoint(&mut self, n: usize) -> Result<Exit, RunExit> {
         let cpu = &mut self.runners[n].cpu;
         let linear = cpu.fetch_address();
-        let physical = cpu.translate_fetch(&mut self.bus, linear).ok();
+        let physical = cpu.peek_fetch(&mut self.bus, linear);
         let hits = self.bus.watches.breaks_at(linear, physical, cpu.r.cr3 & !0xfff);
         let mut ids = Vec::new();
         for (id, breakpoint) in hits {
@@ -466,7 +463,7 @@ impl Machine {
             }
         }
         if ids.is_empty() {
-            return Ok(self.runners[n].run_precise(&mut self.bus, &mut self.cache));
+            return Ok(self.runners[n].run_precise(&mut self.bus));
         }
         self.passed = Some(PassedBreak { vcpu: n, rip: cpu.rip, clock: cpu.clock });
         let address = crate::addr::GuestVirtAddr(linear);

@@ -1,6 +1,6 @@
 //! Bit tests and counts: BT to BTC, BSF, BSR, TZCNT, LZCNT, POPCNT, and BMI1 and BMI2.
 
-use super::operand::{by_width, segment_index};
+use super::operand::by_width;
 use crate::engine::bus::Bus;
 use crate::engine::flags::Width;
 use crate::engine::vcpu::{Exec, Vcpu};
@@ -28,7 +28,7 @@ pub(crate) fn bit_test(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             address = address.wrapping_add((units * size as i64) as u64);
             address = cpu.wrap_address(i, address);
         }
-        let linear = cpu.linear(segment_index(i.memory_segment()), address, size, writes)?;
+        let linear = cpu.linear(cpu.memory_segment(i), address, size, writes)?;
         if writes {
             let value = by_width!(size, T => cpu.load_for_write::<T>(bus, linear)?.to_u64());
             cpu.store_sized(bus, linear, size, change(value))?;

@@ -141,10 +141,8 @@ pub(crate) fn cmpxchg(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 pub(crate) fn cmpxchg_pair(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let wide = i.mnemonic() == Mnemonic::Cmpxchg16b;
     let size = if wide { 8 } else { 4 };
-    let linear = cpu.memory_operand(i, 2 * size, true)?;
-    if wide && linear & 15 != 0 {
-        return Err(cpu.general_protection());
-    }
+    let linear = if wide { cpu.aligned_operand(i, true)? } else { cpu.memory_operand(i, 8, true)? };
+    cpu.check_alignment(linear, 2 * size)?;
     cpu.check_writable(bus, linear, 2 * size)?;
     let low = cpu.load_sized(bus, linear, size)?;
     let high = cpu.load_sized(bus, linear.wrapping_add(size as u64), size)?;
@@ -188,7 +186,7 @@ pub(crate) fn xlat(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let base = i.memory_base();
     let address = cpu.get_register(base).wrapping_add(cpu.gpr[gpr::RAX] & 0xff);
     let address = cpu.wrap_address(i, address);
-    let linear = cpu.linear(segment_index(i.memory_segment()), address, 1, false)?;
+    let linear = cpu.linear(cpu.memory_segment(i), address, 1, false)?;
     let value = cpu.load_sized(bus, linear, 1)?;
     cpu.set_register(Register::AL, value);
     Ok(())

@@ -134,6 +134,7 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
         M::Sldt | M::Str | M::Lldt | M::Ltr | M::Smsw | M::Lmsw | M::Clts => {
             system::task_registers(cpu, bus, i)
         }
+        M::Arpl => next(segment::adjust_privilege(cpu, bus, i)),
         M::Lar | M::Lsl | M::Verr | M::Verw => next(segment::inspect(cpu, bus, i)),
         M::Cpuid => {
             system::cpuid(cpu, bus);

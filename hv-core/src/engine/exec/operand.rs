@@ -200,10 +200,30 @@ impl Vcpu {
         }
     }
 
+    /// The segment of the memory operand. In 64-bit mode a CS, DS, ES or SS prefix is ignored: it doesn't even turn a #GP
+    /// into an #SS (SDM vol. 1, 3.3.7.1).
+    pub(crate) fn memory_segment(&self, i: &Instruction) -> usize {
+        let ignored = self.mode == Mode::Long
+            && matches!(i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
+        if ignored { default_segment(i) } else { segment_index(i.memory_segment()) }
+    }
+
     /// The linear address of the memory operand, for an access of `size` bytes.
     pub(crate) fn memory_operand(&mut self, i: &Instruction, size: usize, write: bool) -> Exec<u64> {
         let offset = self.effective_address(i);
-        self.linear(segment_index(i.memory_segment()), offset, size, write)
+        self.linear(self.memory_segment(i), offset, size, write)
+    }
+
+    /// The linear address of a memory operand of 16 bytes that must be aligned: if it isn't, that is a #GP whatever else is
+    /// wrong with it.
+    pub(crate) fn aligned_operand(&mut self, i: &Instruction, write: bool) -> Exec<u64> {
+        let segment = self.memory_segment(i);
+        let base =
+            if self.mode == Mode::Long && segment < seg::FS { 0 } else { self.r.segments[segment].base };
+        if base.wrapping_add(self.effective_address(i)) & 15 != 0 {
+            return Err(self.general_protection());
+        }
+        self.memory_operand(i, 16, write)
     }
 
     /// Segmentation: checks an access and gives its linear address (SDM vol. 3A, 3.4, 5.3 and 5.4).
@@ -238,6 +258,14 @@ impl Vcpu {
 
     fn segment_fault(&mut self, segment: usize) -> Abort {
         self.raise_error(if segment == seg::SS { vector::SS } else { vector::GP }, 0)
+    }
+}
+
+/// The segment of a memory operand without a prefix.
+pub(crate) fn default_segment(i: &Instruction) -> usize {
+    match i.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => seg::SS,
+        _ => seg::DS,
     }
 }
 

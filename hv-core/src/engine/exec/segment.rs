@@ -272,7 +272,7 @@ pub(crate) fn inspect(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             Mnemonic::Lar => {
                 let allowed: &[u32] =
                     if cpu.long_mode() { &[2, 9, 11, 12] } else { &[1, 2, 3, 4, 5, 9, 11, 12] };
-                (visible && system_type_ok(allowed)).then_some(d.raw >> 32 & 0x00f0_ff00)
+                (visible && system_type_ok(allowed)).then_some(d.raw >> 32 & 0x00ff_ff00)
             }
             _ => {
                 let allowed: &[u32] = if cpu.long_mode() { &[2, 9, 11] } else { &[1, 2, 3, 9, 11] };
@@ -284,6 +284,30 @@ pub(crate) fn inspect(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         cpu.set_register(i.op0_register(), value);
     }
     let f = cpu.flags.to_rflags() & !rflags::ZF | if value.is_some() { rflags::ZF } else { 0 };
+    cpu.flags = crate::engine::flags::Flags::from_rflags(f);
+    Ok(())
+}
+
+/// ARPL: raises the RPL of a selector to that of another; ZF tells whether it had to.
+pub(crate) fn adjust_privilege(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
+    if !cpu.protected() || cpu.mode == Mode::Virtual8086 {
+        return Err(cpu.undefined());
+    }
+    let selector = cpu.read_operand(bus, i, 0)? as u16;
+    let rpl = cpu.get_register(i.op1_register()) as u16 & 3;
+    let raised = selector & 3 < rpl;
+    let result = selector & !3 | rpl;
+    if !raised {
+        // Nothing is written, not even the same value.
+    } else if i.op0_kind() == iced_x86::OpKind::Register {
+        // The 32-bit form's upper half stays too.
+        let place = i.op0_register();
+        let old = cpu.get_register(place);
+        cpu.set_register(place, old & !0xffff | result as u64);
+    } else {
+        cpu.write_operand(bus, i, 0, result as u64)?;
+    }
+    let f = cpu.flags.to_rflags() & !rflags::ZF | if raised { rflags::ZF } else { 0 };
     cpu.flags = crate::engine::flags::Flags::from_rflags(f);
     Ok(())
 }

@@ -181,6 +181,7 @@ pub(crate) fn enter(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         cpu.set_stack_pointer(cpu.gpr[gpr::RSP].wrapping_sub(allocate));
         let at = cpu.gpr[gpr::RSP] & m;
         let linear = cpu.linear(seg::SS, at, size, true)?;
+        cpu.check_alignment(linear, size)?;
         cpu.check_writable(bus, linear, size)?;
         cpu.gpr[gpr::RBP] = match size {
             2 => bp & !0xffff | frame & 0xffff,

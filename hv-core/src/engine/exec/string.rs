@@ -1,6 +1,6 @@
 //! MOVS, STOS, LODS, CMPS, SCAS, INS and OUTS with their REP forms: restartable, each iteration one tick.
 
-use super::operand::{by_width, segment_index};
+use super::operand::by_width;
 use crate::engine::bus::Bus;
 use crate::engine::exec::Flow;
 use crate::engine::exec::arith::{Alu, alu};
@@ -86,7 +86,7 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     let mask = address_mask(i);
     let backwards = cpu.rflags & rflags::DF != 0;
     let step = if backwards { (size as u64).wrapping_neg() } else { size as u64 };
-    let source = segment_index(i.memory_segment());
+    let source = cpu.memory_segment(i);
     let it = Iteration { kind, size, mask, source, step };
     if matches!(kind, Kind::Ins | Kind::Outs) && !cpu.precise {
         cpu.pending = crate::engine::vcpu::Pending::Precise;
@@ -99,9 +99,6 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     }
     let mut count = cpu.gpr[gpr::RCX] & mask;
     if count == 0 {
-        if mask == 0xffff_ffff {
-            cpu.set_masked(gpr::RCX, mask, 0);
-        }
         cpu.rip = i.next_ip();
         return Ok(Flow::Branch);
     }

@@ -21,7 +21,6 @@ impl Vcpu {
             vcpus: bus.vcpus,
             osxsave: self.r.cr4 & cr4::OSXSAVE != 0,
             apic_enabled: bus.platform.apic_base(self.id) & (1 << 11) != 0,
-            xcr0: self.r.xcr0,
             tsc_hz: bus.tsc_hz,
         }
     }

@@ -173,12 +173,14 @@ fn control(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         M::Fnstenv | M::Fstenv => {
             let image = cpu.r.x87.environment(layout);
             let linear = cpu.memory_operand(i, layout.size(), true)?;
+            cpu.check_alignment(linear, layout.alignment())?;
             cpu.store_bytes(bus, linear, &image[..layout.size()])?;
             cpu.r.x87.mask_all();
         }
         M::Fldenv => {
             let mut image = [0; ENVIRONMENT_MAX];
             let linear = cpu.memory_operand(i, layout.size(), false)?;
+            cpu.check_alignment(linear, layout.alignment())?;
             cpu.load_bytes(bus, linear, &mut image[..layout.size()])?;
             cpu.r.x87.load_environment(layout, &image);
         }
@@ -188,6 +190,7 @@ fn control(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             image[..environment].copy_from_slice(&cpu.r.x87.environment(layout)[..environment]);
             image[environment..total].copy_from_slice(&cpu.r.x87.registers());
             let linear = cpu.memory_operand(i, total, true)?;
+            cpu.check_alignment(linear, layout.alignment())?;
             cpu.store_bytes(bus, linear, &image[..total])?;
             cpu.r.x87.init();
         }
@@ -195,6 +198,7 @@ fn control(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             let mut image = [0; ENVIRONMENT_MAX + REGISTERS];
             let (environment, total) = (layout.size(), layout.size() + REGISTERS);
             let linear = cpu.memory_operand(i, total, false)?;
+            cpu.check_alignment(linear, layout.alignment())?;
             cpu.load_bytes(bus, linear, &mut image[..total])?;
             cpu.r.x87.load_environment(layout, &image);
             cpu.r.x87.load_registers(&image[environment..total]);
@@ -221,6 +225,7 @@ const fn arithmetic(m: M) -> Option<Arith> {
 fn load_f80(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<u128> {
     let linear = cpu.memory_operand(i, 10, false)?;
     let mut bytes = [0; 16];
+    cpu.check_alignment(linear, 8)?;
     cpu.load_bytes(bus, linear, &mut bytes[..10])?;
     Ok(u128::from_le_bytes(bytes))
 }
@@ -248,6 +253,7 @@ fn store(
 ) -> Exec {
     let size = i.memory_size().size();
     let linear = cpu.memory_operand(i, size, true)?;
+    cpu.check_alignment(linear, size.min(8))?;
     let mut after = cpu.r.x87.clone();
     if let Some(value) = value(&mut after) {
         cpu.store_bytes(bus, linear, &value.to_le_bytes()[..size])?;

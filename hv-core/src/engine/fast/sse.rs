@@ -35,15 +35,6 @@ fn misaligned(cpu: &mut Vcpu) -> Flow {
     Flow::Abort
 }
 
-macro_rules! attempt {
-    ($e:expr) => {
-        match $e {
-            Ok(value) => value,
-            Err(_) => return Flow::Abort,
-        }
-    };
-}
-
 #[inline(always)]
 fn move_rr(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));

@@ -24,6 +24,11 @@ impl Layout {
     pub const fn size(&self) -> usize {
         if self.wide { 28 } else { 14 }
     }
+
+    /// What an alignment check asks of its address.
+    pub const fn alignment(&self) -> usize {
+        if self.wide { 4 } else { 2 }
+    }
 }
 
 /// Little-endian fields of an image, one after the other.

@@ -94,13 +94,11 @@ pub(crate) fn source(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, n: u32) -> 
         return Ok(cpu.r.xmm[xmm(i, n)]);
     }
     let size = i.memory_size().size();
-    let linear = cpu.memory_operand(i, size, false)?;
     if size == 16 {
-        if linear & 15 != 0 {
-            return Err(cpu.general_protection());
-        }
+        let linear = cpu.aligned_operand(i, false)?;
         return cpu.load_u128(bus, linear);
     }
+    let linear = cpu.memory_operand(i, size, false)?;
     cpu.load_sized(bus, linear, size).map(u128::from)
 }
 

@@ -4,7 +4,6 @@ use super::Operation::{self, General, Special};
 use super::{source, xmm};
 use crate::engine::bus::Bus;
 use crate::engine::exec::mmx;
-use crate::engine::exec::operand::segment_index;
 use crate::engine::simd::{integer, shuffle};
 use crate::engine::vcpu::{Exec, Vcpu};
 use crate::regs::gpr;
@@ -41,10 +40,7 @@ fn aligned(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         cpu.r.xmm[xmm(i, 0)] = source(cpu, bus, i, 1)?;
         return Ok(());
     }
-    let linear = cpu.memory_operand(i, 16, true)?;
-    if linear & 15 != 0 {
-        return Err(cpu.general_protection());
-    }
+    let linear = cpu.aligned_operand(i, true)?;
     cpu.store_u128(bus, linear, cpu.r.xmm[xmm(i, 1)])
 }
 
@@ -199,7 +195,7 @@ pub(crate) fn masked_store(
         OpKind::MemorySegEDI => cpu.gpr[gpr::RDI] & 0xffff_ffff,
         _ => cpu.gpr[gpr::RDI],
     };
-    let segment = segment_index(i.memory_segment());
+    let segment = cpu.memory_segment(i);
     let chosen = || {
         bytes
             .iter()
