@@ -200,8 +200,8 @@ impl Bench {
         for n in 1..8 {
             b.write_u64(TSS + 28 + 8 * n, STACK + 0x1000 * (n + 8));
         }
-        b.write_u64(TABLES, TABLES + 0x1000 | 7);
-        b.write_u64(TABLES + 0x1000, TABLES + 0x2000 | 7);
+        b.write_u64(TABLES, (TABLES + 0x1000) | 7);
+        b.write_u64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
         for n in 0..4 {
             let table = TABLES + 0x3000 + 0x1000 * n;
             b.write_u64(TABLES + 0x2000 + 8 * n, table | 7);

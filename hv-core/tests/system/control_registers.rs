@@ -72,7 +72,7 @@ fn cr4_refuses_every_bit_that_cpuid_does_not_tell() {
             a.mov(rcx, cr4)?;
             a.out(EXIT_PORT as i32, al)
         });
-        b.map(STACK - 0x1000, STACK - 0x1000 | 3);
+        b.map(STACK - 0x1000, (STACK - 0x1000) | 3);
         let expected = (allowed >> bit & 1 != 0).then_some(value);
         assert_eq!(outcome(&mut b), expected, "bit {bit}");
     }
@@ -307,7 +307,8 @@ fn popf_changes_what_the_ring_may() {
 fn a_debugger_cannot_set_impossible_registers() {
     let b = Bench::long();
     let mut b = b;
-    let bad: [(&str, fn(&mut Registers)); 12] = [
+    type Change = fn(&mut Registers);
+    let bad: [(&str, Change); 12] = [
         ("CR0", |r| r.cr0 |= 1 << 33),
         ("CR0", |r| r.cr0 &= !cr0::PE),
         ("CR4", |r| r.cr4 |= cr4::LA57),

@@ -30,7 +30,7 @@ fn legacy() -> Bench {
 /// PAE paging: four pointers at `TABLES`, one directory of 2 MiB pages.
 fn pae() -> Bench {
     let mut b = Bench::protected();
-    b.write_u64(TABLES, TABLES + 0x1000 | 1);
+    b.write_u64(TABLES, (TABLES + 0x1000) | 1);
     for k in 0..4 {
         b.write_u64(TABLES + 0x1000 + 8 * k, k << 21 | 0x87);
     }
@@ -68,7 +68,7 @@ fn legacy_paging_maps_4_kib_pages_and_4_mib_pages_with_pse() {
     assert_eq!(b.gpr(gpr::RCX), 0x5678);
     // Without PSE the bit is ignored and the entry is a table.
     let mut b = legacy();
-    b.write_u32(TABLES + 4 * 0x200, TABLES as u32 + 0x2000 | 0x87);
+    b.write_u32(TABLES + 4 * 0x200, (TABLES as u32 + 0x2000) | 0x87);
     b.write_u32(PAGE, 0x9abc);
     b.runs(|a| a.mov(ecx, dword_ptr(0x8000_1000u32)));
     assert_eq!(b.gpr(gpr::RCX), 0x9abc);
@@ -83,8 +83,8 @@ fn legacy_paging_maps_4_kib_pages_and_4_mib_pages_with_pse() {
 #[test]
 fn pae_paging_maps_2_mib_and_4_kib_pages_and_knows_nx() {
     let mut b = pae();
-    b.write_u64(TABLES + 8 * 3, TABLES + 0x2000 | 1);
-    b.write_u64(TABLES + 0x2000 + 8 * 511, TABLES + 0x3000 | 7);
+    b.write_u64(TABLES + 8 * 3, (TABLES + 0x2000) | 1);
+    b.write_u64(TABLES + 0x2000 + 8 * 511, (TABLES + 0x3000) | 7);
     b.write_u64(TABLES + 0x3000 + 8 * 511, PAGE | 7 | NX);
     b.write_u32(PAGE + 0xffc, 0x4321);
     b.set(|r| r.cr3 = TABLES); // the pointers are loaded with CR3
@@ -109,7 +109,7 @@ fn pae_pointers_with_reserved_bits_are_gp_when_cr3_is_loaded() {
     for bits in [2u64, 4, 0x20, 0x80, 1 << 40, 1 << 63] {
         let mut b = pae();
         b.write_u64(0x60_0008, bits | 1);
-        b.write_u64(0x60_0000, TABLES + 0x1000 | 1);
+        b.write_u64(0x60_0000, (TABLES + 0x1000) | 1);
         let f = b.raises(vector::GP, |a| {
             a.mov(eax, 0x60_0000)?;
             a.mov(cr3, eax)
@@ -118,7 +118,7 @@ fn pae_pointers_with_reserved_bits_are_gp_when_cr3_is_loaded() {
     }
     let mut b = pae();
     b.write_u64(0x60_0008, 1 << 63 | 0x22);
-    b.write_u64(0x60_0000, TABLES + 0x1000 | 1);
+    b.write_u64(0x60_0000, (TABLES + 0x1000) | 1);
     b.runs(|a| {
         a.mov(eax, 0x60_0000)?;
         a.mov(cr3, eax)
@@ -383,7 +383,7 @@ fn invlpg_of_any_address_in_a_large_page_drops_all_of_it() {
         b.write_u64(0x40_1000, 1);
         b.write_u64(0x60_3000, 2);
         for k in 0..512 {
-            b.write_u64(0x60_2000 + 8 * k, 0x60_2000 + (k << 12) | 7);
+            b.write_u64(0x60_2000 + 8 * k, (0x60_2000 + (k << 12)) | 7);
         }
         let new = if split {
             0x60_2000 | 7
@@ -455,9 +455,9 @@ fn translations_of_another_pcid_are_not_used() {
     b.write_u64(0x60_0000, 0x60_1000 | 7);
     b.write_u64(0x60_1000, 0x60_2000 | 7);
     for n in 0..4 {
-        b.write_u64(0x60_2000 + 8 * n, 0x60_3000 + 0x1000 * n | 7);
+        b.write_u64(0x60_2000 + 8 * n, (0x60_3000 + 0x1000 * n) | 7);
     }
-    b.write_u64(0x60_3000 + 8 * (PAGE >> 12), PAGE + 0x1000 | 7);
+    b.write_u64(0x60_3000 + 8 * (PAGE >> 12), (PAGE + 0x1000) | 7);
     b.write_u64(PAGE, 1);
     b.write_u64(PAGE + 0x1000, 2);
     b.runs(|a| {
@@ -513,9 +513,9 @@ fn page_tables_beyond_memory_are_a_fault_not_a_crash_of_the_engine() {
 fn page_tables_that_lie_among_code_work() {
     // The entry for PAGE sits in the same page as the running code, right behind it.
     let mut b = Bench::long();
-    b.write_u64(TABLES + 0x2000 + 8 * 3, CODE + 0x5000 | 7);
+    b.write_u64(TABLES + 0x2000 + 8 * 3, (CODE + 0x5000) | 7);
     for k in 0..512u64 {
-        b.write_u64(CODE + 0x5000 + 8 * k, 0x60_0000 + (k << 12) | 7);
+        b.write_u64(CODE + 0x5000 + 8 * k, (0x60_0000 + (k << 12)) | 7);
     }
     b.write_u64(0x60_1000, 11);
     // Code over the unused entries 0x10 on.

@@ -188,7 +188,7 @@ fn string_stores_and_pushes_over_code() {
         a.call(target)?;
         a.mov(ecx, eax)?;
         // push b8 xx xx xx xx c3 .. .. over it
-        a.mov(rbx, 0xc3_0000_0077_b8u64)?;
+        a.mov(rbx, 0xc300_0000_77b8u64)?;
         a.mov(rdx, rsp)?;
         a.mov(esp, target as u32 + 8)?;
         a.push(rbx)?;

@@ -68,7 +68,7 @@ fn sysretq_returns_to_64_bit_ring_3_with_r11_as_rflags() {
     b.set(|r| r.gpr[gpr::RSP] = STACK - 0x333);
     b.code(|a| {
         a.mov(rcx, CODE + 0x4000)?;
-        a.mov(r11, 0xffff_ffff_ffff_ffffu64 & !rflags::TF)?;
+        a.mov(r11, !rflags::TF)?;
         a.sysretq()
     });
     let f = b.fault(vector::BP);
@@ -165,7 +165,7 @@ fn sysenter_and_sysexit() {
     assert_eq!((f.rip, f.rsp), (CODE + 0x4001, STACK - 0x200));
     assert_eq!(
         (f.cs, f.ss),
-        (selector::CODE64 + 32 | 3, selector::CODE64 + 40 | 3)
+        ((selector::CODE64 + 32) | 3, (selector::CODE64 + 40) | 3)
     );
     let mut b = bench();
     b.set(|r| r.msrs.sysenter_cs = 3);

@@ -242,7 +242,8 @@ fn xrstor_initialises_what_the_image_leaves_out_and_keeps_what_is_not_asked() {
 
 #[test]
 fn xrstor_checks_the_header() {
-    let cases: [(&str, &[(u64, u64)], bool); 9] = [
+    type Words = &'static [(u64, u64)];
+    let cases: [(&str, Words, bool); 9] = [
         ("a component beyond XCR0", &[(512, 4)], false),
         ("XCOMP_BV without compaction", &[(520, 1)], false),
         ("reserved bytes", &[(528, 1)], false),
