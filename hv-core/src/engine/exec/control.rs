@@ -222,6 +222,11 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
 }
 
 fn switch_task(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, selector: u16, kind: SwitchKind) -> Exec<Flow> {
+    if !cpu.precise {
+        // The new task may trap at once.
+        cpu.pending = Pending::Precise;
+        return Err(Abort);
+    }
     let start = std::mem::replace(&mut cpu.rip, i.next_ip());
     if let Err(abort) = cpu.switch_task(bus, selector, kind, 0) {
         cpu.rip = start;
@@ -467,6 +472,11 @@ pub(crate) fn iret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow>
         Code::Iretd => 4,
         _ => 8,
     };
+    let nested = cpu.protected() && cpu.rflags & crate::regs::rflags::NT != 0;
+    if nested && !cpu.precise {
+        cpu.pending = Pending::Precise;
+        return Err(Abort);
+    }
     // A task that is returned from goes on behind its IRET.
     let start = std::mem::replace(&mut cpu.rip, i.next_ip());
     if let Err(abort) = cpu.iret(bus, size) {
