@@ -23,8 +23,8 @@ const VIDEO_HOLE: std::ops::Range<u64> = 0xa_0000..0xe_0000;
 /// Firmware ROM: ACPI tables and the reset vector; the guest's writes are dropped.
 const ROM: std::ops::Range<u64> = 0xe_0000..0x10_0000;
 
-/// One page of guest memory.
-#[repr(C, align(4096))]
+/// One page of guest memory. Not aligned to its size: the counters of its `Arc` would cost another page.
+#[repr(C, align(16))]
 pub(crate) struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
 
 // SAFETY: a page is written only by the machine whose `Arc` to it is the only one, through `&mut GuestMemory` or
@@ -96,16 +96,11 @@ impl GuestMemory {
         GuestMemory { chunks: self.chunks.clone(), ..*self }
     }
 
-    /// RAM in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.total_frames * PAGE_SIZE as u64
-    }
-
     /// What is at frame number `frame`.
     pub(crate) fn backing(&self, frame: u64) -> Backing {
         let address = frame << 12;
         if frame < self.low_frames {
-            if address >= VIDEO_HOLE.start && address < ROM.end {
+            if (VIDEO_HOLE.start..ROM.end).contains(&address) {
                 return if address < VIDEO_HOLE.end { Backing::None } else { Backing::Rom(frame as usize) };
             }
             return Backing::Ram(frame as usize);

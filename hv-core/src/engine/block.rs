@@ -5,9 +5,46 @@ use super::bus::Bus;
 use super::vcpu::Vcpu;
 use iced_x86::Instruction;
 use rustc_hash::FxHashMap;
+use std::cell::Cell;
 
-/// Executes one decoded instruction.
-pub(crate) type Handler = fn(&mut Vcpu, &mut Bus, &Op) -> Flow;
+/// Executes a decoded instruction and goes on with those after it: each handler ends in a call of the next, which the
+/// compiler makes a jump. A block's length bounds the depth where it doesn't.
+///
+/// Returns what ended the run; for [`Flow::Leave`], [`Flow::Abort`] and [`Flow::Break`], [`Vcpu::stopped_at`] is the
+/// number of the instruction. [`Flow::Branch`] comes only from the last one.
+pub(crate) type Handler = fn(&mut Vcpu, &mut Bus, &Op, &[Op]) -> Flow;
+
+/// Runs `ops` from the first on.
+#[inline(always)]
+pub(crate) fn dispatch(cpu: &mut Vcpu, bus: &mut Bus, ops: &[Op]) -> Flow {
+    match ops.split_first() {
+        Some((op, rest)) => (op.handler)(cpu, bus, op, rest),
+        None => Flow::Next,
+    }
+}
+
+/// Makes a [`Handler`] of a function that executes one instruction.
+macro_rules! handler {
+    ($f:expr) => {{
+        fn handler(
+            cpu: &mut $crate::engine::vcpu::Vcpu,
+            bus: &mut $crate::engine::bus::Bus,
+            op: &$crate::engine::block::Op,
+            rest: &[$crate::engine::block::Op],
+        ) -> $crate::engine::exec::Flow {
+            match $f(cpu, bus, op) {
+                $crate::engine::exec::Flow::Next => $crate::engine::block::dispatch(cpu, bus, rest),
+                $crate::engine::exec::Flow::Branch => $crate::engine::exec::Flow::Branch,
+                flow => {
+                    cpu.stopped_at = op.number;
+                    flow
+                }
+            }
+        }
+        handler as $crate::engine::block::Handler
+    }};
+}
+pub(crate) use handler;
 
 /// A decoded instruction: the handler that gives it its meaning and the operands in the handler's form.
 pub(crate) struct Op {
@@ -47,6 +84,22 @@ pub(crate) struct Block {
     pub(crate) mode: u8,
     /// Unique; 0 in a free slot.
     pub(crate) serial: u32,
+    /// Where control went from here: the two last successors.
+    pub(crate) links: [Cell<Link>; 2],
+}
+
+/// A known successor of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Link {
+    rip: u64,
+    key: u64,
+    index: u32,
+    serial: u32,
+}
+
+impl Link {
+    /// A link that leads nowhere.
+    pub(crate) const NONE: Link = Link { rip: 0, key: u64::MAX, index: 0, serial: 0 };
 }
 
 #[derive(Clone, Copy)]
@@ -97,6 +150,25 @@ impl CodeCache {
         } else {
             None
         }
+    }
+
+    /// The successor of `from` at `rip`, if control went there before under the same translations.
+    #[inline(always)]
+    pub(crate) fn follow(&self, from: u32, rip: u64, key: u64) -> Option<u32> {
+        for link in &self.blocks[from as usize].links {
+            let link = link.get();
+            if link.rip == rip && link.key == key && self.blocks[link.index as usize].serial == link.serial {
+                return Some(link.index);
+            }
+        }
+        None
+    }
+
+    /// Notes that control goes from `from` to `to`, in place of the older of two links.
+    pub(crate) fn link(&self, from: u32, rip: u64, key: u64, to: u32) {
+        let [first, second] = &self.blocks[from as usize].links;
+        second.set(first.get());
+        first.set(Link { rip, key, index: to, serial: self.blocks[to as usize].serial });
     }
 
     pub(crate) fn remember(&self, cache: &mut JumpCache, rip: u64, key: u64, index: u32) {

@@ -7,7 +7,7 @@ use super::watch::Watches;
 use crate::addr::GuestPhysAddr;
 use crate::devices::Platform;
 use crate::introspect::PageRights;
-use crate::memory::{Backing, GuestMemory};
+use crate::memory::GuestMemory;
 use rustc_hash::FxHashMap;
 
 /// Granules of 64 bytes in a page that decoded instructions come from, one bit each.
@@ -108,13 +108,5 @@ impl Bus {
     /// Whether the frame is a device's.
     pub(crate) fn is_mmio(&self, physical: u64) -> bool {
         self.platform.is_mmio(GuestPhysAddr(physical))
-    }
-
-    /// The RAM frame behind `physical`, if it is RAM.
-    pub(crate) fn ram(&self, physical: u64) -> Option<usize> {
-        match self.memory.backing(physical >> 12) {
-            Backing::Ram(frame) => Some(frame),
-            _ => None,
-        }
     }
 }

@@ -202,7 +202,6 @@ pub(crate) struct Context {
     pub(crate) vcpus: u32,
     pub(crate) osxsave: bool,
     pub(crate) apic_enabled: bool,
-    pub(crate) xcr0: u64,
     pub(crate) tsc_hz: u64,
 }
 

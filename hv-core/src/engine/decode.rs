@@ -1,6 +1,6 @@
 //! From guest bytes to decoded blocks.
 
-use super::block::{Block, Op};
+use super::block::{Block, Link, Op, handler};
 use super::bus::Bus;
 use super::cpuid::{CpuModel, feature as f};
 use super::exec::{self, Flow};
@@ -8,9 +8,12 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
+use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
 
 /// Executes an instruction by the reference implementation.
 pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
@@ -24,11 +27,21 @@ pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     }
 }
 
+/// STI with another instruction behind it in its block.
+fn sti_inside(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
+    let Some(i) = op.instruction.as_deref() else { return Flow::Abort };
+    match exec::system::enable_interrupts_inside(cpu, i, op.number) {
+        Ok(flow) => flow,
+        Err(Abort) => Flow::Abort,
+    }
+}
+
 fn undefined(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     let _: Abort = cpu.undefined();
     Flow::Abort
 }
 
+/// SDM vol. 3A, 6.15: an instruction of more than 15 bytes is #GP(0).
 fn too_long(cpu: &mut Vcpu, _: &mut Bus, _: &Op) -> Flow {
     let _: Abort = cpu.general_protection();
     Flow::Abort
@@ -58,7 +71,7 @@ impl Op {
     }
 
     fn generic(i: &Instruction) -> Op {
-        Op { instruction: Some(Box::new(*i)), ..Op::new(generic) }
+        Op { instruction: Some(Box::new(*i)), ..Op::new(handler!(generic)) }
     }
 }
 
@@ -127,21 +140,18 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
     })
 }
 
-/// The longest instruction.
-const MAX_LENGTH: usize = 15;
-
-/// Whether bytes that mean nothing would be an instruction of more than 15 bytes, with its prefixes: that is a #GP
-/// (SDM vol. 3A, 6.15).
+/// Whether bytes that mean nothing would be a longer instruction than there may be. An instruction of 15 bytes that is
+/// invalid for another reason isn't.
 fn is_too_long(bytes: &[u8], bitness: u32) -> bool {
-    let prefix = |byte: &&u8| {
-        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
+    let is_prefix = |byte: &&u8| {
+        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
             || (bitness == 64 && **byte & 0xf0 == 0x40)
     };
-    let prefixes = bytes.iter().take_while(prefix).count();
-    prefixes >= MAX_LENGTH
+    let prefixes = bytes.iter().take_while(is_prefix).count();
+    prefixes >= LONGEST
         || (1..=prefixes).any(|without| {
             let i = Decoder::new(bitness, &bytes[without..], DecoderOptions::NONE).decode();
-            !i.is_invalid() && without + i.len() > MAX_LENGTH
+            !i.is_invalid() && without + i.len() > LONGEST
         })
 }
 
@@ -225,7 +235,7 @@ impl Vcpu {
         if self.mode != Mode::Long && self.rip > self.r.segments[seg::CS].limit as u64 {
             return Err(self.general_protection());
         }
-        let fetched = self.fetch_page(bus, linear, if single { 2 * MAX_LENGTH } else { 4096 })?;
+        let fetched = self.fetch_page(bus, linear, if single { 2 * LONGEST } else { 4096 })?;
         let mut block = Block {
             rip: self.rip,
             end: self.rip,
@@ -234,6 +244,7 @@ impl Vcpu {
             second_frame: None,
             mode: self.mode as u8,
             serial: 0,
+            links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
         let breaks = !single && !bus.watches.is_empty() && bus.watches.executes_in(linear, fetched.physical);
         let mut decoder = Decoder::with_ip(
@@ -244,6 +255,7 @@ impl Vcpu {
         );
         let mut used = 0;
         let mut instruction = Instruction::default();
+        let mut previous = Instruction::default();
         while block.ops.len() < if single { 1 } else { MAX_OPS } {
             let offset = decoder.position();
             if offset >= fetched.length {
@@ -256,7 +268,7 @@ impl Vcpu {
                 )
             {
                 if block.ops.is_empty() {
-                    let mut op = Op::new(breakpoint);
+                    let mut op = Op::new(handler!(breakpoint));
                     op.offset = 0;
                     block.ops.push(op);
                     used = 1;
@@ -285,10 +297,13 @@ impl Vcpu {
             }
             used = decoder.position();
             block.end = instruction.next_ip();
-            let done = self.push_op(&mut block, &instruction, offset, &fetched.bytes[offset..fetched.length]);
+            let before = (!block.ops.is_empty()).then_some(&previous);
+            let bytes = &fetched.bytes[offset..fetched.length];
+            let done = self.push_op(&mut block, &instruction, before, offset, bytes);
             if done {
                 break;
             }
+            previous = instruction;
         }
         if !single {
             bus.note_code(fetched.physical >> 12, fetched.physical as usize & 0xfff, used);
@@ -319,17 +334,31 @@ impl Vcpu {
         let instruction = decoder.decode();
         block.end = instruction.next_ip();
         block.second_frame = Some(second.physical >> 12);
-        self.push_op(&mut block, &instruction, 0, &bytes[..head + second.length]);
+        self.push_op(&mut block, &instruction, None, 0, &bytes[..head + second.length]);
         bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
         bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
         Ok(block)
     }
 
-    /// Appends an instruction that is the first of `bytes`; true if the block ends with it.
-    fn push_op(&mut self, block: &mut Block, i: &Instruction, offset: usize, bytes: &[u8]) -> bool {
+    /// Appends an instruction, the first of `bytes`; true if the block ends with it.
+    fn push_op(
+        &mut self,
+        block: &mut Block,
+        i: &Instruction,
+        previous: Option<&Instruction>,
+        offset: usize,
+        bytes: &[u8],
+    ) -> bool {
+        if let Some(before) = block.ops.last_mut()
+            && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
+        {
+            before.handler = handler!(sti_inside);
+        }
         let invalid = i.is_invalid() || !supported(&self.model, i);
-        let mut op = if invalid {
-            Op::new(if is_too_long(bytes, self.mode.bitness()) { too_long } else { undefined })
+        let mut op = if i.is_invalid() && is_too_long(bytes, self.mode.bitness()) {
+            Op::new(handler!(too_long))
+        } else if invalid {
+            Op::new(handler!(undefined))
         } else if self.mode == Mode::Long {
             fast::lower(i).unwrap_or_else(|| Op::generic(i))
         } else {
@@ -337,6 +366,11 @@ impl Vcpu {
         };
         op.number = block.ops.len() as u16;
         op.offset = offset as u16;
+        if let (Some(first), Some(previous)) = (block.ops.last_mut(), previous)
+            && let Some(fused) = fast::fuse(previous, i, &op)
+        {
+            first.handler = fused;
+        }
         block.ops.push(op);
         invalid || ends_block(i)
     }

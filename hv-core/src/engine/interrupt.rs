@@ -3,6 +3,7 @@
 use super::bus::Bus;
 use super::exec::segment::{Descriptor, selector_error};
 use super::mmu::is_canonical;
+use super::run::Exit;
 use super::vcpu::{Exec, Mode, Pending, Vcpu, vector};
 use crate::regs::{Segment, gpr, rflags, seg};
 
@@ -17,36 +18,47 @@ pub(crate) enum Source {
     Software,
 }
 
-/// The vCPU shut down: a fault while delivering a double fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TripleFault;
-
 impl Vcpu {
     /// Delivers the pending exception of an aborted instruction, escalating to double and triple fault.
-    pub(crate) fn deliver_exception(
-        &mut self,
-        bus: &mut Bus,
-        vector: u8,
-        error: Option<u32>,
-    ) -> Result<(), TripleFault> {
+    ///
+    /// # Errors
+    /// [`Exit::TripleFault`], or [`Exit::PageAccess`] with the exception not delivered: it comes again with the
+    /// instruction.
+    pub(crate) fn deliver_exception(&mut self, bus: &mut Bus, vector: u8, error: Option<u32>) -> Result<(), Exit> {
         let (mut current, mut code) = (vector, error);
+        let flags = self.rflags;
         loop {
             let cr2 = self.r.cr2;
-            if !matches!(current, vector::DB) {
+            if current == vector::DB {
+                // SDM vol. 3B, 17.2.4: general detection is off in the handler.
+                self.r.dr7 &= !(1 << 13);
+            } else {
                 // SDM vol. 3A 6.8.3 and 17.3.1.1: faults push RF set so that the restarted instruction doesn't hit
                 // its breakpoint again.
                 self.rflags |= rflags::RF;
             }
             match self.interrupt(bus, current, code, Source::Exception) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    // A handler whose first instruction faults again and again retires nothing: each such fault
+                    // takes a tick, so that time and the run's limit go on.
+                    if self.delivered_at == self.clock {
+                        self.clock += 1;
+                    }
+                    self.delivered_at = self.clock;
+                    return Ok(());
+                }
                 Err(_) => {
+                    if let Some(exit) = self.restricted_access() {
+                        self.rflags = flags;
+                        return Err(exit);
+                    }
                     let (second, second_code) = match self.resolve_pending() {
                         Some(exception) => exception,
                         None => continue,
                     };
                     if current == vector::DF {
                         self.r.cr2 = cr2;
-                        return Err(TripleFault);
+                        return Err(Exit::TripleFault);
                     }
                     if is_contributory(current) && is_contributory(second)
                         || current == vector::PF && (is_contributory(second) || second == vector::PF)
@@ -67,6 +79,13 @@ impl Vcpu {
             Pending::NonCanonical => Some((vector::GP, Some(0))),
             _ => None,
         }
+    }
+
+    /// The stop that the last abort asks for, if it met a frame that the debugger's side restricts.
+    pub(crate) fn restricted_access(&mut self) -> Option<Exit> {
+        let Pending::PageAccess { frame, access } = self.pending else { return None };
+        self.pending = Pending::Nothing;
+        Some(Exit::PageAccess(frame, access))
     }
 
     /// Delivers an interrupt through the IDT. RIP must be the return address. On an abort nothing has changed.
@@ -143,9 +162,9 @@ impl Vcpu {
         let new_cpl = if code.conforming() { self.cpl } else { code.dpl() };
         let old_sp = self.gpr[gpr::RSP];
         let mut sp = if ist != 0 {
-            self.tss_stack_long(bus, 28 + 8 * ist)?
+            self.tss_stack_long(bus, 28 + 8 * ist, external)?
         } else if new_cpl < self.cpl {
-            self.tss_stack_long(bus, 4 + 8 * new_cpl as u64)?
+            self.tss_stack_long(bus, 4 + 8 * new_cpl as u64, external)?
         } else {
             old_sp
         };
@@ -212,11 +231,10 @@ impl Vcpu {
         if selector & !3 == 0 {
             return Err(self.raise_error(vector::GP, external));
         }
-        let (code, address) = self.read_descriptor(bus, selector, vector::GP).map_err(|abort| {
+        let (code, address) = self.read_descriptor(bus, selector, vector::GP).inspect_err(|_| {
             if let Pending::Exception { error: Some(code), vector: vector::GP } = &mut self.pending {
                 *code |= external;
             }
-            abort
         })?;
         if !code.is_code() || code.dpl() > self.cpl {
             return Err(self.raise_error(vector::GP, error));
@@ -227,9 +245,9 @@ impl Vcpu {
         Ok((code, address))
     }
 
-    fn tss_stack_long(&mut self, bus: &mut Bus, offset: u64) -> Exec<u64> {
+    fn tss_stack_long(&mut self, bus: &mut Bus, offset: u64, external: u32) -> Exec<u64> {
         if offset + 7 > self.r.tr.limit as u64 {
-            return Err(self.raise_error(vector::TS, selector_error(self.r.tr.selector)));
+            return Err(self.raise_error(vector::TS, selector_error(self.r.tr.selector) | external));
         }
         let mut bytes = [0; 8];
         self.load_system(bus, self.r.tr.base.wrapping_add(offset), &mut bytes)?;
@@ -465,12 +483,15 @@ impl Vcpu {
         for (k, s) in [seg::ES, seg::DS, seg::FS, seg::GS].into_iter().enumerate() {
             selectors[s] = self.peek(bus, 20 + 4 * k as u64, 4)? as u16;
         }
+        if ip > 0xffff {
+            return Err(self.general_protection());
+        }
         for (s, selector) in selectors.into_iter().enumerate() {
             self.r.segments[s] =
                 Segment { selector, base: (selector as u64) << 4, limit: 0xffff, attributes: 0xf3 };
         }
         self.cpl = 3;
-        self.rip = ip & 0xffff;
+        self.rip = ip;
         self.gpr[gpr::RSP] = sp;
         self.set_rflags(flags);
         Ok(())

@@ -130,24 +130,25 @@ impl Vcpu {
         self.store_bytes(bus, linear, &value.to_le_bytes())
     }
 
-    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size (`size`; of 8 for 80-bit values), if CR0.AM and RFLAGS.AC are set. Its
-    /// priority relative to a page fault is not fixed; here it comes first.
+    /// SDM vol. 3A, 6.15, #AC: at CPL 3 an operand lies at a multiple of its size (of 8 for 80-bit values), if CR0.AM
+    /// and RFLAGS.AC are set. Its priority relative to a page fault is not fixed; here it comes first.
     pub(crate) fn check_alignment(&mut self, linear: u64, size: usize) -> Exec {
         if self.checks_alignment && linear & (size as u64 - 1) != 0 {
-            self.check_canonical(linear, size)?;
+            self.bytes_in_first_page(linear, size)?;
             return Err(self.raise_error(vector::AC, 0));
         }
         Ok(())
     }
 
-    /// An access of which any byte is at a non-canonical address faults before any of its pages is walked.
-    fn check_canonical(&mut self, linear: u64, size: usize) -> Exec {
+    /// How much of a data access lies in its first page; an access of which any byte is at a non-canonical address
+    /// faults before any of its pages is walked.
+    fn bytes_in_first_page(&mut self, linear: u64, size: usize) -> Exec<usize> {
         let last = linear.wrapping_add(size as u64 - 1);
         if self.long_mode() && !(is_canonical(linear) && is_canonical(last)) {
             self.pending = Pending::NonCanonical;
             return Err(super::vcpu::Abort);
         }
-        Ok(())
+        Ok((0x1000 - (linear as usize & 0xfff)).min(size))
     }
 
     fn is_user(&self) -> bool {
@@ -156,8 +157,7 @@ impl Vcpu {
 
     /// Reads any number of bytes; nothing is read from a device unless every page is readable.
     pub(crate) fn load_bytes(&mut self, bus: &mut Bus, linear: u64, buffer: &mut [u8]) -> Exec {
-        self.check_canonical(linear, buffer.len())?;
-        let first = (0x1000 - (linear as usize & 0xfff)).min(buffer.len());
+        let first = self.bytes_in_first_page(linear, buffer.len())?;
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Read, user)?;
         if first < buffer.len() {
@@ -176,8 +176,7 @@ impl Vcpu {
 
     /// Writes any number of bytes (up to a page); nothing is written unless all of it can be.
     pub(crate) fn store_bytes(&mut self, bus: &mut Bus, linear: u64, bytes: &[u8]) -> Exec {
-        self.check_canonical(linear, bytes.len())?;
-        let first = (0x1000 - (linear as usize & 0xfff)).min(bytes.len());
+        let first = self.bytes_in_first_page(linear, bytes.len())?;
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Write, user)?;
         if first < bytes.len() {
@@ -196,10 +195,9 @@ impl Vcpu {
 
     /// Faults as a write of these bytes would, without writing.
     pub(crate) fn check_writable(&mut self, bus: &mut Bus, linear: u64, size: usize) -> Exec {
-        self.check_canonical(linear, size)?;
+        let first = self.bytes_in_first_page(linear, size)?;
         let user = self.is_user();
         let physical = self.translate(bus, linear, Access::Write, user)?;
-        let first = (0x1000 - (linear as usize & 0xfff)).min(size);
         self.check_access(bus, linear, physical, first, AccessKind::Write)?;
         if first < size {
             let next = self.wrap_linear(linear.wrapping_add(first as u64));
@@ -220,7 +218,7 @@ impl Vcpu {
         while done < buffer.len() {
             let at = self.wrap_linear(linear.wrapping_add(done as u64));
             let length = (0x1000 - (at as usize & 0xfff)).min(buffer.len() - done);
-            let physical = self.translate(bus, at, Access::Read, false)?;
+            let physical = self.translate_implicit(bus, at, Access::Read)?;
             let part = &mut buffer[done..done + length];
             part.fill(0xff);
             bus.memory.read(GuestPhysAddr(physical), part);
@@ -232,10 +230,10 @@ impl Vcpu {
     /// Writes system structures (busy bits, pushes to inner stacks) with supervisor rights.
     pub(crate) fn store_system(&mut self, bus: &mut Bus, linear: u64, bytes: &[u8]) -> Exec {
         let first = (0x1000 - (linear as usize & 0xfff)).min(bytes.len());
-        let physical = self.translate(bus, linear, Access::Write, false)?;
+        let physical = self.translate_implicit(bus, linear, Access::Write)?;
         if first < bytes.len() {
             let next = self.wrap_linear(linear.wrapping_add(first as u64));
-            let physical_next = self.translate(bus, next, Access::Write, false)?;
+            let physical_next = self.translate_implicit(bus, next, Access::Write)?;
             bus.write_physical(GuestPhysAddr(physical_next), &bytes[first..], false);
         }
         bus.write_physical(GuestPhysAddr(physical), &bytes[..first], false);
@@ -312,6 +310,30 @@ impl Vcpu {
         }
     }
 
+    /// The guest's own I/O breakpoints, which CR4.DE allows (SDM vol. 3B, 17.2.4).
+    pub(crate) fn check_guest_port_watch(&mut self, port: u16, size: usize) {
+        let dr7 = self.r.dr7;
+        for i in 0..4 {
+            if dr7 >> (2 * i) & 3 == 0 || dr7 >> (16 + 4 * i) & 3 != 2 || self.r.cr4 & cr4::DE == 0 {
+                continue;
+            }
+            let length = (dr7 >> (18 + 4 * i) & 3) + 1;
+            let start = self.r.dr[i] & !(length - 1);
+            if (port as u64) < start.saturating_add(length) && start < port as u64 + size as u64 {
+                self.debug_trap |= 1 << i;
+            }
+        }
+    }
+
+    /// SDM vol. 3A, 4.4.1: whether the four page-directory-pointer entries at `root` can be loaded.
+    pub(crate) fn pointers_are_valid(&self, bus: &Bus, root: u64) -> bool {
+        let reserved = RESERVED_HIGH | 0xfff << 52 | 0x1e6;
+        (0..4).all(|n| {
+            let value = bus.memory.read_u64((root & 0xffff_ffe0) + 8 * n).unwrap_or(0);
+            value & entry::P == 0 || value & reserved == 0
+        })
+    }
+
     fn may_cache(&self, bus: &Bus, linear: u64, physical: u64) -> bool {
         !self.guest_watch
             && !self.checks_alignment
@@ -382,6 +404,18 @@ impl Vcpu {
         }
         self.tlb.insert_fetch(user, linear, physical & !0xfff);
         Ok(physical)
+    }
+
+    /// Translates for the CPU's own accesses to system structures: supervisor rights, and SMAP whatever RFLAGS.AC says
+    /// (SDM vol. 3A, 4.6.1).
+    fn translate_implicit(&mut self, bus: &mut Bus, linear: u64, access: Access) -> Exec<u64> {
+        let view = self.view;
+        if view == View::Supervisor && self.r.cr4 & cr4::SMAP != 0 {
+            self.view = View::SupervisorSmap;
+        }
+        let result = self.translate(bus, linear, access, false);
+        self.view = view;
+        result
     }
 
     /// Translates a linear address, checks the rights of the access and sets accessed and dirty bits

@@ -1,9 +1,9 @@
 //! The run loop of one vCPU: block after block until its time is up or something must be looked at.
 
-use super::block::{CodeCache, JumpCache};
+use super::block::{CodeCache, JumpCache, dispatch};
 use super::bus::{Bus, PendingFlush};
 use super::exec::Flow;
-use super::interrupt::{Source, TripleFault};
+use super::interrupt::Source;
 use super::vcpu::{Abort, Exec, Pending, Vcpu, vector};
 use crate::addr::GuestPhysAddr;
 use crate::introspect::AccessKind;
@@ -55,11 +55,14 @@ impl Runner {
     }
 
     /// Takes the event that is due; true if there was one.
-    pub(crate) fn take_event(&mut self, bus: &mut Bus) -> Result<bool, TripleFault> {
+    pub(crate) fn take_event(&mut self, bus: &mut Bus) -> Result<bool, Exit> {
         if !self.event_due() {
             return Ok(false);
         }
         let cpu = &mut self.cpu;
+        // A delivery that meets a restricted frame is taken back whole.
+        let before = (!bus.rights.is_empty()).then(|| (bus.platform.clone(), cpu.r.nmi_blocked, cpu.r.activity));
+        let nmi = cpu.nmi_pending;
         let vector = if cpu.nmi_pending && !cpu.r.nmi_blocked {
             cpu.nmi_pending = false;
             cpu.r.nmi_blocked = true;
@@ -71,55 +74,68 @@ impl Runner {
             }
         };
         cpu.interrupt_line = bus.platform.interrupt_pending(cpu.id);
-        if cpu.interrupt(bus, vector, None, Source::External).is_err()
-            && let Some((v, error)) = cpu.resolve_pending()
-        {
-            cpu.deliver_exception(bus, v, error)?;
+        bus.watches.hits.clear();
+        let delivered = match cpu.interrupt(bus, vector, None, Source::External) {
+            Ok(()) => Ok(()),
+            Err(Abort) => match (cpu.restricted_access(), cpu.resolve_pending()) {
+                (Some(exit), _) => Err(exit),
+                (None, Some((v, error))) => cpu.deliver_exception(bus, v, error),
+                (None, None) => Ok(()),
+            },
+        };
+        if let (Err(Exit::PageAccess(..)), Some((platform, blocked, activity))) = (delivered, before) {
+            bus.platform = platform;
+            (cpu.nmi_pending, cpu.r.nmi_blocked, cpu.r.activity) = (nmi, blocked, activity);
+            cpu.interrupt_line = bus.platform.interrupt_pending(cpu.id);
         }
-        Ok(true)
+        delivered.map(|()| true)
     }
 
     /// Runs until the clock is `stop_at` or something else happens. The caller has taken events.
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
-        if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow {
-            return self.run_precise(bus, cache);
+        // RF lasts for one instruction.
+        if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
+            return self.run_precise(bus);
         }
+        // The block that control comes from.
+        let mut from = None;
         loop {
             let cpu = &mut self.cpu;
-            let index = match cache.jump(&self.jumps, cpu.rip, cpu.fetch_key) {
+            // Before the fetch, whose fault belongs to the time that follows.
+            let left = cpu.stop_at.saturating_sub(cpu.clock) as usize;
+            if left == 0 {
+                return Exit::Time;
+            }
+            let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
+            let index = match linked {
                 Some(index) => index,
-                None => match self.find(bus, cache) {
-                    Ok(index) => index,
-                    Err(Abort) => match self.deliver_pending(bus) {
-                        Some(exit) => return exit,
-                        None => continue,
-                    },
+                None => match self.look_up(bus, cache) {
+                    Ok(index) => {
+                        if let Some(from) = from {
+                            cache.link(from, self.cpu.rip, self.cpu.fetch_key, index);
+                        }
+                        index
+                    }
+                    Err(Abort) => {
+                        from = None;
+                        match self.deliver_pending(bus) {
+                            Some(exit) => return exit,
+                            None => continue,
+                        }
+                    }
                 },
             };
+            from = Some(index);
             if bus.flush != PendingFlush::Nothing || !bus.stale_code.is_empty() {
                 return Exit::Look;
             }
             let cpu = &mut self.cpu;
             let block = cache.get(index);
             let length = block.ops.len();
-            let count = length.min(cpu.stop_at.saturating_sub(cpu.clock) as usize);
-            if count == 0 {
-                return Exit::Time;
-            }
-            let mut number = 0;
-            let flow = loop {
-                let op = &block.ops[number];
-                let flow = (op.handler)(cpu, bus, op);
-                if flow != Flow::Next {
-                    break flow;
-                }
-                number += 1;
-                if number == count {
-                    break Flow::Next;
-                }
-            };
+            let count = length.min(left);
+            let flow = dispatch(cpu, bus, &block.ops[..count]);
             match flow {
-                Flow::Branch => cpu.clock += number as u64 + 1,
+                Flow::Branch => cpu.clock += count as u64,
                 Flow::Next => {
                     cpu.clock += count as u64;
                     cpu.rip = if count == length {
@@ -132,15 +148,16 @@ impl Runner {
                     }
                 }
                 Flow::Leave => {
-                    cpu.clock += number as u64 + 1;
+                    cpu.clock += cpu.stopped_at as u64 + 1;
                     return Exit::Look;
                 }
                 Flow::Abort => {
+                    let number = cpu.stopped_at as usize;
                     cpu.clock += number as u64;
                     cpu.rip = block.rip.wrapping_add(block.ops[number].offset as u64);
                     if cpu.pending == Pending::Precise {
                         cpu.pending = Pending::Nothing;
-                        let exit = self.run_precise(bus, cache);
+                        let exit = self.run_precise(bus);
                         if exit != Exit::Look {
                             return exit;
                         }
@@ -156,7 +173,7 @@ impl Runner {
                     }
                 }
                 Flow::Break => {
-                    cpu.clock += number as u64;
+                    cpu.clock += cpu.stopped_at as u64;
                     return Exit::Break;
                 }
             }
@@ -172,6 +189,15 @@ impl Runner {
             || self.cpu.guest_debugs()
             || self.cpu.r.activity != Activity::Running
             || self.cpu.r.interrupt_shadow
+    }
+
+    /// The block at RIP, by the jump cache where it can.
+    #[inline(always)]
+    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+        match cache.jump(&self.jumps, self.cpu.rip, self.cpu.fetch_key) {
+            Some(index) => Ok(index),
+            None => self.find(bus, cache),
+        }
     }
 
     /// Finds or decodes the block at RIP.
@@ -203,50 +229,53 @@ impl Runner {
     /// Delivers what the last abort asks for; `Some` if the run ends with it.
     fn deliver_pending(&mut self, bus: &mut Bus) -> Option<Exit> {
         let cpu = &mut self.cpu;
-        if let Pending::PageAccess { frame, access } = cpu.pending {
-            cpu.pending = Pending::Nothing;
-            return Some(Exit::PageAccess(frame, access));
+        if let Some(exit) = cpu.restricted_access() {
+            return Some(exit);
         }
         let (vector, error) = cpu.resolve_pending()?;
-        if cpu.deliver_exception(bus, vector, error).is_err() {
-            return Some(Exit::TripleFault);
+        if let Err(exit) = cpu.deliver_exception(bus, vector, error) {
+            return Some(exit);
         }
-        None
+        if !bus.watches.hits.is_empty() {
+            return Some(Exit::Watch);
+        }
+        // A task gate's new task may let interrupts in.
+        (cpu.interrupt_line && cpu.rflags & rflags::IF != 0).then_some(Exit::Look)
     }
 
     /// Executes one instruction with everything looked at: devices at the exact time, code writes, watchpoints, and
     /// the guest's own debugging. Breakpoints of the debugger's side are passed over.
-    pub(crate) fn run_precise(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
+    pub(crate) fn run_precise(&mut self, bus: &mut Bus) -> Exit {
         if self.cpu.clock >= self.cpu.stop_at {
             return Exit::Time;
         }
-        let _ = cache;
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {
-            if cpu.deliver_exception(bus, vector::DB, None).is_err() {
-                return Exit::TripleFault;
-            }
-            return Exit::Look;
+            return cpu.deliver_exception(bus, vector::DB, None).err().unwrap_or(Exit::Look);
         }
         let single_step = cpu.rflags & rflags::TF != 0;
         bus.watches.hits.clear();
-        cpu.debug_trap = 0;
+        // What a MOV SS held back comes after the instruction behind it.
+        if !shadow {
+            cpu.debug_trap = 0;
+        }
         cpu.precise = true;
         let outcome = cpu.execute_one(bus);
         self.cpu.precise = false;
         match outcome {
-            Ok(entered) => {
+            Ok(done) => {
                 let cpu = &mut self.cpu;
                 cpu.clock += 1;
-                if single_step && !entered {
+                if cpu.single_step_traps(single_step, done) {
                     cpu.debug_trap |= 1 << 14;
                 }
-                let trap = std::mem::take(&mut cpu.debug_trap);
-                if trap != 0 && !cpu.r.interrupt_shadow {
+                // MOV SS and POP SS hold traps back, STI doesn't (SDM vol. 3A, 6.8.3).
+                if cpu.debug_trap != 0 && (!cpu.r.interrupt_shadow || done == Mnemonic::Sti) {
+                    let trap = std::mem::take(&mut cpu.debug_trap);
                     cpu.r.dr6 = (cpu.r.dr6 & !0xf) | trap | 0xffff_0ff0;
-                    if cpu.deliver_exception(bus, vector::DB, None).is_err() {
-                        return Exit::TripleFault;
+                    if let Err(exit) = cpu.deliver_exception(bus, vector::DB, None) {
+                        return exit;
                     }
                 }
             }
@@ -278,19 +307,30 @@ impl Vcpu {
         hits != 0
     }
 
-    /// Decodes and executes the instruction at RIP; true if it entered a handler with TF clear, and so isn't followed by
-    /// a single-step trap (SDM vol. 3B, 17.3.1.4).
-    fn execute_one(&mut self, bus: &mut Bus) -> Exec<bool> {
+    /// Whether #DB follows an instruction that was begun with this TF (SDM vol. 3B, 17.3.1.4 and vol. 2).
+    fn single_step_traps(&self, before: bool, done: Mnemonic) -> bool {
+        let after = self.rflags & rflags::TF != 0;
+        match done {
+            // They clear TF on the way to their handler.
+            Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Int1 => before && after,
+            Mnemonic::Syscall | Mnemonic::Sysret | Mnemonic::Sysretq => after,
+            _ => before,
+        }
+    }
+
+    /// Decodes and executes the instruction at RIP; tells which it was.
+    fn execute_one(&mut self, bus: &mut Bus) -> Exec<Mnemonic> {
+        let start = self.rip;
         let block = self.decode_block(bus, true)?;
         let Some(op) = block.ops.first() else { return Err(self.undefined()) };
-        let restores_rf = op.instruction.as_deref().is_some_and(|i| {
-            matches!(i.mnemonic(), Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq)
-        });
-        let flow = (op.handler)(self, bus, op);
+        let mnemonic = op.instruction.as_deref().map_or(Mnemonic::INVALID, |i| i.mnemonic());
+        let restores_rf = matches!(mnemonic, Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
+        let flow = (op.handler)(self, bus, op, &[]);
         match flow {
             Flow::Next => self.rip = block.end,
             Flow::Branch | Flow::Leave => {}
             Flow::Abort | Flow::Break => {
+                self.rip = start;
                 self.settle_non_canonical(op);
                 return Err(Abort);
             }
@@ -298,9 +338,6 @@ impl Vcpu {
         if !restores_rf {
             self.rflags &= !rflags::RF;
         }
-        let enters = op.instruction.as_deref().is_some_and(|i| {
-            matches!(i.mnemonic(), Mnemonic::Int | Mnemonic::Int3 | Mnemonic::Into | Mnemonic::Syscall)
-        });
-        Ok(enters && self.rflags & rflags::TF == 0)
+        Ok(mnemonic)
     }
 }

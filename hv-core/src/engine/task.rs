@@ -3,7 +3,7 @@
 
 use super::bus::Bus;
 use super::exec::segment::selector_error;
-use super::vcpu::{Exec, Vcpu, vector};
+use super::vcpu::{Exec, Pending, Vcpu, vector};
 use crate::regs::{rflags, seg};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,32 +103,60 @@ impl Vcpu {
             self.gpr[n] = word(&new, 40 + 4 * n) as u64;
         }
         self.r.ldtr = self.null_segment(0);
-        let ldt = word(&new, 96) as u16;
         self.set_rflags(new_flags);
-        self.load_system_segment(bus, ldt, false)?;
-        let cs = word(&new, 76) as u16;
-        if new_flags & rflags::VM != 0 {
+        // SDM vol. 3B, 17.2.4: local breakpoints belong to the old task.
+        self.r.dr7 &= !0x155;
+        self.update_debug();
+        if self.load_task_segments(bus, &new).is_err() {
+            return self.fault_in_new_task(bus);
+        }
+        if word(&new, 100) & 1 != 0 {
+            self.debug_trap |= 1 << 15;
+        }
+        Ok(())
+    }
+
+    /// A fault while the new task's segments are loaded is the new task's (SDM vol. 3A, 7.3, table 7-1): #TS where a
+    /// segment load would have raised #GP.
+    fn fault_in_new_task(&mut self, bus: &mut Bus) -> Exec {
+        let Some((number, error)) = self.resolve_pending() else { return Ok(()) };
+        let number = if number == vector::GP { vector::TS } else { number };
+        match self.deliver_exception(bus, number, error) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                self.pending = Pending::Exception { vector: vector::DF, error: Some(0) };
+                Err(super::vcpu::Abort)
+            }
+        }
+    }
+
+    fn load_task_segments(&mut self, bus: &mut Bus, new: &[u8; TSS32_SIZE]) -> Exec {
+        let virtual_8086 = self.rflags & rflags::VM != 0;
+        self.load_system_segment(bus, word(new, 96) as u16, false)?;
+        let cs = word(new, 76) as u16;
+        if virtual_8086 {
             self.cpl = 3;
             self.update_mode();
             self.set_code_of_virtual_8086(cs);
         } else {
             self.cpl = (cs & 3) as u8;
             let (mut code, at) = self.read_descriptor(bus, cs, vector::TS)?;
-            if !code.is_code() {
+            let dpl_ok = if code.conforming() { code.dpl() <= self.cpl } else { code.dpl() == self.cpl };
+            if cs & !3 == 0 || !code.is_code() || !dpl_ok {
                 return Err(self.raise_error(vector::TS, selector_error(cs)));
+            }
+            if !code.present() {
+                return Err(self.raise_error(vector::NP, selector_error(cs)));
             }
             self.mark_accessed(bus, &mut code, at)?;
             self.set_code_segment(code, cs, (cs & 3) as u8);
-            self.load_stack_segment(bus, word(&new, 80) as u16, self.cpl, vector::TS)?;
+            self.load_stack_segment(bus, word(new, 80) as u16, self.cpl, vector::TS)?;
         }
         for s in [seg::ES, seg::DS, seg::FS, seg::GS] {
-            self.load_segment(bus, s, word(&new, 72 + 4 * s) as u16)?;
+            self.load_segment(bus, s, word(new, 72 + 4 * s) as u16)?;
         }
-        if new_flags & rflags::VM != 0 {
-            self.load_segment(bus, seg::SS, word(&new, 80) as u16)?;
-        }
-        if word(&new, 100) & 1 != 0 {
-            self.debug_trap |= 1 << 15;
+        if virtual_8086 {
+            self.load_segment(bus, seg::SS, word(new, 80) as u16)?;
         }
         Ok(())
     }

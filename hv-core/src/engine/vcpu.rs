@@ -94,6 +94,8 @@ pub(crate) struct Vcpu {
     pub(crate) clock: u64,
     /// The clock at which to stop.
     pub(crate) stop_at: u64,
+    /// The number in its block of the instruction that left or aborted it.
+    pub(crate) stopped_at: u16,
     pub(crate) view: View,
     /// An interrupt would be taken if IF is set.
     pub(crate) interrupt_line: bool,
@@ -118,10 +120,12 @@ pub(crate) struct Vcpu {
     pub(crate) debug_trap: u64,
     /// The guest has data or I/O breakpoints in DR7: no access goes by the TLB.
     pub(crate) guest_watch: bool,
-    /// Alignment is checked: no access goes by the TLB.
+    /// Misaligned data raises #AC (CPL 3, CR0.AM and RFLAGS.AC): no access goes by the TLB.
     pub(crate) checks_alignment: bool,
     /// A single PAUSE asks for the slice to end.
     pub(crate) yield_slice: bool,
+    /// The clock when the last exception was delivered.
+    pub(crate) delivered_at: u64,
     /// RDRAND's generator.
     pub(crate) random: u64,
 }
@@ -135,6 +139,7 @@ impl Vcpu {
             flags: Flags::default(),
             clock: 0,
             stop_at: 0,
+            stopped_at: 0,
             view: View::Supervisor,
             interrupt_line: false,
             mode: Mode::Real,
@@ -153,6 +158,7 @@ impl Vcpu {
             guest_watch: false,
             checks_alignment: false,
             yield_slice: false,
+            delivered_at: u64::MAX,
             random: seed ^ ((id.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
         cpu.load_registers(&registers);
@@ -165,6 +171,7 @@ impl Vcpu {
         copy.load_registers(&self.registers());
         copy.nmi_pending = self.nmi_pending;
         copy.random = self.random;
+        copy.delivered_at = self.delivered_at;
         copy
     }
 
@@ -244,10 +251,9 @@ impl Vcpu {
         } else {
             View::Supervisor
         };
-        let checks_alignment =
-            self.cpl == 3 && self.rflags & rflags::AC != 0 && self.r.cr0 & cr0::AM != 0 && self.protected();
-        if checks_alignment != self.checks_alignment {
-            self.checks_alignment = checks_alignment;
+        let aligned = self.cpl == 3 && self.r.cr0 & cr0::AM != 0 && self.rflags & rflags::AC != 0;
+        if aligned != self.checks_alignment {
+            self.checks_alignment = aligned;
             self.tlb.flush();
         }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;

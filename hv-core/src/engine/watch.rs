@@ -129,11 +129,6 @@ impl Watches {
             || (!self.watch_physical.is_empty() && self.watch_physical.contains_key(&(physical >> 12)))
     }
 
-    /// Whether there is any watchpoint at all.
-    pub(crate) fn any_watch(&self) -> bool {
-        self.huge > 0 || !self.watch_virtual.is_empty() || !self.watch_physical.is_empty()
-    }
-
     /// The watchpoints that an access of `length` bytes touches; with `record` they are kept in `hits`.
     pub(crate) fn check(
         &mut self,
@@ -169,10 +164,5 @@ impl Watches {
     /// The breakpoint of this id.
     pub(crate) fn get(&self, id: BreakpointId) -> Option<&Breakpoint> {
         self.all.get(&id)
-    }
-
-    /// The linear or physical page and whether it's physical, of an execution breakpoint.
-    pub(crate) fn ids(&self) -> Vec<BreakpointId> {
-        self.all.keys().copied().collect()
     }
 }

@@ -23,7 +23,7 @@ use crate::engine::bus::{Bus, PendingFlush};
 use crate::engine::run::{Exit, Runner};
 use crate::engine::vcpu::Vcpu;
 use crate::introspect::{
-    Breakpoint, BreakpointId, BreakpointKind, CrashReason, Place, StepMode, StopContext, StopReason,
+    AccessKind, Breakpoint, BreakpointId, BreakpointKind, CrashReason, Place, StepMode, StopContext, StopReason,
 };
 use crate::regs::{Activity, Registers, rflags, seg};
 use std::sync::Arc;
@@ -285,7 +285,8 @@ impl Machine {
         let Some(runner) = self.runners.get_mut(vcpu.index()) else { return };
         let old = runner.cpu.registers();
         let mut new = Registers::at_reset(vcpu.0 == 0);
-        new.cr0 |= old.cr0 & (crate::regs::cr0::CD | crate::regs::cr0::NW);
+        let cache = crate::regs::cr0::CD | crate::regs::cr0::NW;
+        new.cr0 = new.cr0 & !cache | old.cr0 & cache;
         (new.x87, new.xmm, new.ymm_high, new.mxcsr) = (old.x87, old.xmm, old.ymm_high, old.mxcsr);
         (new.msrs, new.apic_base, new.xcr0) = (old.msrs, old.apic_base, old.xcr0);
         runner.cpu.load_registers(&new);
@@ -358,8 +359,9 @@ impl Machine {
     }
 
     fn nothing_runs(&mut self) -> RunExit {
+        // Others can run when a vCPU that can't is stepped alone.
         let can_wake = self.runners.iter().any(|runner| {
-            runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
+            runner.runnable() || runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
         });
         if !can_wake {
             self.crashed = Some(CrashReason::HaltedForever);
@@ -379,12 +381,25 @@ impl Machine {
         let stepping = step.filter(|(vcpu, _)| vcpu.index() == n);
         let alone = matches!(step, Some((_, StepMode::Alone)));
         let runner = &mut self.runners[n];
-        match runner.take_event(&mut self.bus) {
+        runner.cpu.clock = self.clock;
+        let taken = runner.take_event(&mut self.bus);
+        self.clock = runner.cpu.clock;
+        match taken {
             Ok(false) => {}
-            Ok(true) if stepping.is_some() => return Some(RunExit::Stepped),
-            Ok(true) => {}
+            Ok(true) => {
+                if !self.bus.watches.hits.is_empty()
+                    && let Some(stop) = self.at_watchpoint(n)
+                {
+                    return Some(stop);
+                }
+                if stepping.is_some() {
+                    return Some(RunExit::Stepped);
+                }
+            }
+            Err(Exit::PageAccess(frame, access)) => return Some(page_access(n, frame, access)),
             Err(_) => return Some(self.triple_fault(n)),
         }
+        let runner = &mut self.runners[n];
         let cpu = &mut runner.cpu;
         cpu.clock = self.clock;
         let turn = if alone { CHUNK } else { self.slice_left };
@@ -392,12 +407,9 @@ impl Machine {
             end.min(self.bus.platform.next_deadline().0).min(self.clock + turn.min(CHUNK)).max(self.clock + 1);
         cpu.yield_slice = false;
         let here = PassedBreak { vcpu: n, rip: cpu.rip, clock: self.clock };
-        let exit = if stepping.is_some() {
+        let exit = if stepping.is_some() || passed == Some(here) {
             cpu.stop_at = self.clock + 1;
-            runner.run_precise(&mut self.bus, &mut self.cache)
-        } else if passed == Some(here) {
-            cpu.stop_at = self.clock + 1;
-            runner.run_precise(&mut self.bus, &mut self.cache)
+            runner.run_precise(&mut self.bus)
         } else {
             runner.run(&mut self.bus, &mut self.cache)
         };
@@ -412,10 +424,7 @@ impl Machine {
             Err(stop) => Some(stop),
             Ok(Exit::Watch) => self.at_watchpoint(n).or_else(|| stepping.map(|_| RunExit::Stepped)),
             Ok(Exit::TripleFault) => Some(self.triple_fault(n)),
-            Ok(Exit::PageAccess(frame, access)) => Some(RunExit::Stopped {
-                vcpu: VcpuId(n as u32),
-                reason: StopReason::PageAccess { frame, access },
-            }),
+            Ok(Exit::PageAccess(frame, access)) => Some(page_access(n, frame, access)),
             Ok(Exit::Time | Exit::Look | Exit::Break) => stepping.map(|_| {
                 self.settle();
                 // A step that powers off, resets or crashes the machine says so.
@@ -454,11 +463,10 @@ impl Machine {
             }
         }
         if ids.is_empty() {
-            return Ok(self.runners[n].run_precise(&mut self.bus, &mut self.cache));
+            return Ok(self.runners[n].run_precise(&mut self.bus));
         }
         self.passed = Some(PassedBreak { vcpu: n, rip: cpu.rip, clock: cpu.clock });
         let address = crate::addr::GuestVirtAddr(linear);
-        self.clock = cpu.clock;
         Err(RunExit::Stopped { vcpu: VcpuId(n as u32), reason: StopReason::Breakpoint { ids, address } })
     }
 
@@ -478,6 +486,10 @@ impl Machine {
         }
         None
     }
+}
+
+fn page_access(n: usize, frame: GuestPhysAddr, access: Option<AccessKind>) -> RunExit {
+    RunExit::Stopped { vcpu: VcpuId(n as u32), reason: StopReason::PageAccess { frame, access } }
 }
 
 /// The vCPU at a breakpoint, for its condition.

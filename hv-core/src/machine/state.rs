@@ -63,6 +63,7 @@ struct SavedVcpu {
     registers: Registers,
     nmi_pending: bool,
     random: u64,
+    delivered_at: u64,
 }
 
 /// Writes and hashes.
@@ -112,6 +113,7 @@ impl Machine {
                 registers: self.registers(VcpuId(n as u32)),
                 nmi_pending: runner.cpu.nmi_pending,
                 random: runner.cpu.random,
+                delivered_at: runner.cpu.delivered_at,
             })
             .collect()
     }
@@ -177,8 +179,9 @@ impl Machine {
         let bytes = take_bounded(&mut input, length)?;
         let state: SavedState =
             postcard::from_bytes(&bytes).map_err(|_| RestoreError::Damaged("its state can't be decoded"))?;
-        let (fresh, vcpus) = config::shell(&state.config)?;
-        let mut memory = GuestMemory::new(state.config.memory_bytes);
+        // A configuration that can't be built may come from a flipped bit: the checksum is looked at first.
+        let shell = config::shell(&state.config);
+        let mut memory = GuestMemory::new(if shell.is_ok() { state.config.memory_bytes } else { 0 });
         loop {
             let frame = input.take_u64()?;
             if frame == END {
@@ -186,7 +189,7 @@ impl Machine {
             }
             let mut page = [0; PAGE_SIZE];
             input.take(&mut page)?;
-            if !memory.fill_frame(frame, &page) {
+            if shell.is_ok() && !memory.fill_frame(frame, &page) {
                 return Err(RestoreError::Damaged("a page lies outside its memory"));
             }
         }
@@ -196,6 +199,7 @@ impl Machine {
         if expected != stored {
             return Err(RestoreError::Damaged("its checksum is wrong"));
         }
+        let (fresh, vcpus) = shell?;
         if state.vcpus.len() != vcpus.len()
             || state.current >= vcpus.len()
             || state.slice_left > SLICE
@@ -208,6 +212,7 @@ impl Machine {
             cpu.load_registers(&saved.registers);
             cpu.nmi_pending = saved.nmi_pending;
             cpu.random = saved.random;
+            cpu.delivered_at = saved.delivered_at;
             runners.push(Runner::new(cpu));
         }
         let mut bus = Bus::new(memory, state.platform, fresh.vcpus, fresh.tsc_hz);

@@ -5,6 +5,7 @@ use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine};
 use crate::parse::{self, ConsoleTarget, ListenAddress};
 use crate::serve::config::DEFAULT_MEMORY;
 use crate::{Failure, FailureKind};
+use hv_core::engine::cpuid::MODELS;
 use std::path::{Path, PathBuf};
 
 /// The most vCPUs of a domain.
@@ -44,8 +45,7 @@ pub(super) struct GuestArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS),
           conflicts_with = "restore")]
     cpus: Option<u32>,
-    /// Its CPU model [default: the hypervisor's]
-    #[arg(long, value_name = "MODEL", conflicts_with = "restore")]
+    #[arg(long, value_name = "MODEL", conflicts_with = "restore", help = cpu_help())]
     cpu: Option<String>,
     /// What its randomness is made from: the same seed and input give the same run [default: 0]
     #[arg(long, value_name = "N", conflicts_with = "restore")]
@@ -130,6 +130,12 @@ impl GuestArgs {
             gdb: gdb.into_iter().map(absolute_listen).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn cpu_help() -> String {
+    let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
+    let default = names.first().copied().unwrap_or_default();
+    format!("Its CPU model, one of {} [default: {default}]", names.join(", "))
 }
 
 /// An address as the service will find it.

@@ -53,6 +53,7 @@ fn text(info: &DomainInfo) -> String {
         line("waits", "for its first debugger, or 'kdd unpause'");
     }
     line("guest", &info.guest);
+    line("cpu", &format!("{}, seed {}", info.cpu, info.seed));
     line("memory", &output::size(summary.memory_bytes));
     let seconds = info.uptime_nanoseconds as f64 / 1e9;
     let uptime = format!(

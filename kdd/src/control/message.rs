@@ -355,6 +355,10 @@ pub struct DomainInfo {
     pub summary: DomainSummary,
     /// What was booted, in words.
     pub guest: String,
+    /// The CPU model's name.
+    pub cpu: String,
+    /// What its randomness is made from.
+    pub seed: u64,
     /// Where its console goes.
     pub console: ConsoleTarget,
     /// Pauses that `kdd pause` made and `kdd unpause` takes back.

@@ -5,14 +5,11 @@ use super::{Managed, Service, guest_files, lock};
 use crate::Failure;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest};
 use crate::parse;
-use hv_core::machine::{GuestImage, MachineConfig};
+use hv_core::machine::{CreateError, GuestImage, MachineConfig};
 use hv_core::{Domain, DomainConfig, HypervisorError};
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
-
-/// The CPU model of a domain that doesn't name one.
-pub const DEFAULT_CPU: &str = "";
 
 impl Service {
     /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
@@ -41,7 +38,13 @@ impl Service {
             Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
             Guest::Restore { path } => self.restore(&path, request.name)?,
         };
-        let managed = self.adopt(Managed::new(domain, guest, console, 1));
+        let managed = self.adopt(Managed::new(
+            domain.clone(),
+            domain.hardware().clone(),
+            guest,
+            console,
+            1,
+        ));
         managed.connect_console();
         for address in &request.gdb {
             if let Err(failure) = self.listen(&managed, address) {
@@ -70,11 +73,11 @@ impl Service {
         throttle: bool,
     ) -> Result<(Arc<Domain>, String), Failure> {
         let machine = linux.machine;
-        let kernel = guest_files::read(&linux.kernel, "kernel", machine.memory_bytes)?;
+        let kernel = guest_files::kernel(&linux.kernel)?;
         let initrd = linux
             .initrd
             .as_deref()
-            .map(|path| guest_files::read(path, "initrd", machine.memory_bytes))
+            .map(|path| guest_files::initrd(path, machine.memory_bytes))
             .transpose()?;
         let mut words = format!("Linux {}", linux.kernel.display());
         if let Some(initrd) = &linux.initrd {
@@ -87,7 +90,8 @@ impl Service {
                 memory_bytes: machine.memory_bytes,
                 vcpus: machine.vcpus,
                 seed: machine.seed,
-                cpu_model: machine.cpu.unwrap_or_else(|| DEFAULT_CPU.into()),
+                // The hypervisor's default where none is named.
+                cpu_model: machine.cpu.unwrap_or_default(),
                 debug_exit: machine.debug_exit,
                 guest: GuestImage::Linux {
                     kernel,
@@ -133,9 +137,10 @@ fn refused(what: &str, error: &HypervisorError) -> Failure {
             format_args!("'kdd destroy {name}' first, or 'kdd fork {name}' for a second one"),
         ),
         HypervisorError::Restore(error) => Failure::new(what, error, "save the domain again with 'kdd save'"),
-        HypervisorError::Create(error) => {
+        HypervisorError::Create(CreateError::Load(error)) => {
             Failure::new(what, error, "see 'kdd create --help' for what a guest may be")
         }
+        HypervisorError::Create(error) => Failure::new("create", error, "see 'kdd create --help'"),
         error => Failure::new(what, error, "'kdd list' shows the domains there are"),
     }
 }

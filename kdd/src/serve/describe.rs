@@ -4,6 +4,7 @@ use super::{Managed, lock};
 use crate::Failure;
 use crate::control::message::{DomainInfo, DomainSummary, VcpuInfo};
 use hv_core::VcpuId;
+use hv_core::engine::cpuid::CpuModel;
 use hv_core::introspect::DomainState;
 use hv_core::regs::{Activity, Registers, cr0, efer, rflags, seg};
 use std::fmt::Write;
@@ -19,7 +20,6 @@ impl Managed {
             DomainState::Crashed(reason) => ("crashed", 0, Some(reason.to_string())),
             DomainState::ShutDown => ("shut-down", 0, None),
         };
-        let ram = domain.memory_regions();
         DomainSummary {
             id: domain.id().to_string(),
             name: domain.name(),
@@ -27,7 +27,7 @@ impl Managed {
             pauses,
             crash,
             vcpus: domain.vcpu_count(),
-            memory_bytes: ram.iter().filter(|r| r.writable).map(|r| r.length).sum(),
+            memory_bytes: self.hardware().memory_bytes,
             uptime_instructions: domain.uptime().0,
             endpoints: lock(&self.endpoints).iter().map(|e| e.info.clone()).collect(),
         }
@@ -61,6 +61,8 @@ impl Managed {
         Ok(DomainInfo {
             summary: self.summary(),
             guest: self.guest().to_owned(),
+            cpu: cpu_model(&self.hardware().cpu_model),
+            seed: self.hardware().seed,
             console: self.console().clone(),
             operator_pauses: self.operator_pauses(),
             waits_for_debugger: self.target().waits_for_debugger(),
@@ -70,6 +72,13 @@ impl Managed {
             state_hash,
         })
     }
+}
+
+/// The model's name; the default's where none was chosen.
+fn cpu_model(name: &str) -> String {
+    CpuModel::by_name(name)
+        .map_or(name, |model| model.name)
+        .to_owned()
 }
 
 /// A vCPU in short.

@@ -36,7 +36,13 @@ impl Service {
             match fork.fork(&name) {
                 Ok(child) => {
                     let words = format!("fork of '{}'", parent.domain().name());
-                    children.push(self.adopt(Managed::new(child, words, ConsoleSink::none(), 1)));
+                    children.push(self.adopt(Managed::new(
+                        child,
+                        parent.hardware().clone(),
+                        words,
+                        ConsoleSink::none(),
+                        1,
+                    )));
                 }
                 Err(error) => {
                     for child in &children {
@@ -56,8 +62,14 @@ impl Service {
     /// Takes a child that a debugger's command made: it waits for a debugger of its own, at an endpoint of its own.
     /// What it says is a line for the user.
     pub(super) fn adopt_fork(self: &Arc<Self>, child: Arc<dyn Introspect>) -> Result<String, Failure> {
+        let hardware = self
+            .hypervisor
+            .get(child.id())
+            .map(|domain| domain.hardware().clone())
+            .ok_or_else(|| Failure::new("fork", "the child is gone already", "make another"))?;
         let child = self.adopt(Managed::new(
             child,
+            hardware,
             "fork, made by a debugger".into(),
             ConsoleSink::none(),
             1,

@@ -6,32 +6,51 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Reads a whole file that has to fit a domain with `memory_bytes` of RAM.
+/// The largest kernel file: one with its debug information is much larger than what is loaded of it.
+const MAX_KERNEL: u64 = 4 << 30;
+
+/// Reads a kernel.
+///
+/// # Errors
+/// It can't be read, is empty, or no kernel could be so large.
+pub(super) fn kernel(path: &Path) -> Result<Arc<[u8]>, Failure> {
+    let name = format!("kernel {}", path.display());
+    read(path, &name, MAX_KERNEL)?
+        .ok_or_else(|| Failure::new(&name, "it is larger than 4 GiB", "name a file that is a kernel"))
+}
+
+/// Reads a RAM disk for a domain with `memory_bytes` of RAM.
 ///
 /// # Errors
 /// It can't be read, is empty, or doesn't fit.
-pub(super) fn read(path: &Path, what: &str, memory_bytes: u64) -> Result<Arc<[u8]>, Failure> {
-    let name = format!("{what} {}", path.display());
-    let file = open(path, &name)?;
-    let mut bytes = Vec::new();
-    file.take(memory_bytes.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|e| cannot_open(&name, &e))?;
-    if bytes.is_empty() {
-        return Err(Failure::new(
-            name,
-            "the file is empty",
-            format_args!("name another {what}"),
-        ));
-    }
-    if bytes.len() as u64 > memory_bytes {
-        return Err(Failure::new(
-            name,
-            format_args!("it doesn't fit into {} MiB of memory", memory_bytes >> 20),
+pub(super) fn initrd(path: &Path, memory_bytes: u64) -> Result<Arc<[u8]>, Failure> {
+    let name = format!("initrd {}", path.display());
+    read(path, &name, memory_bytes)?.ok_or_else(|| {
+        let mib = memory_bytes >> 20;
+        Failure::new(
+            &name,
+            format_args!("it doesn't fit into {mib} MiB of memory"),
             "give the domain more with --memory",
-        ));
+        )
+    })
+}
+
+/// A whole file, or `None` if it is larger than `limit`.
+fn read(path: &Path, name: &str, limit: u64) -> Result<Option<Arc<[u8]>>, Failure> {
+    let file = open(path, name)?;
+    let too_large = file.metadata().is_ok_and(|metadata| metadata.len() > limit);
+    if too_large {
+        return Ok(None);
     }
-    Ok(bytes.into())
+    let mut bytes = Vec::new();
+    // A device has no length: the bound holds for what is read as well.
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|e| cannot_open(name, &e))?;
+    if bytes.is_empty() {
+        return Err(Failure::new(name, "the file is empty", "name another file"));
+    }
+    Ok((bytes.len() as u64 <= limit).then(|| bytes.into()))
 }
 
 /// Opens a file to read.
@@ -42,7 +61,7 @@ pub(super) fn open(path: &Path, name: &str) -> Result<File, Failure> {
     let file = File::open(path).map_err(|e| cannot_open(name, &e))?;
     let metadata = file.metadata().map_err(|e| cannot_open(name, &e))?;
     if metadata.is_dir() {
-        return Err(cannot_open(name, &io::Error::from(io::ErrorKind::IsADirectory)));
+        return Err(cannot_open(name, &io::ErrorKind::IsADirectory.into()));
     }
     Ok(file)
 }
@@ -63,7 +82,7 @@ mod tests {
 
     #[test]
     fn each_bad_file_has_its_reason() {
-        let why = |path: &str, limit| read(Path::new(path), "kernel", limit).unwrap_err().why;
+        let why = |path: &str, limit| initrd(Path::new(path), limit).unwrap_err().why;
         assert_eq!(why("/nonexistent", 10), "there is no such file");
         assert_eq!(why("/", 10), "it is a directory");
         assert_eq!(why("/dev/null", 10), "the file is empty");

@@ -4,6 +4,7 @@ use super::console::ConsoleSink;
 use super::endpoint::Endpoint;
 use super::lock;
 use crate::parse::ConsoleTarget;
+use hv_core::domain::Hardware;
 use hv_core::introspect::{Event, Introspect, SubscriptionId};
 use introspect::Target;
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ pub enum Lifecycle {
 pub struct Managed {
     domain: Arc<dyn Introspect>,
     target: Arc<Target>,
+    hardware: Hardware,
     guest: String,
     console: Arc<ConsoleSink>,
     subscription: Option<SubscriptionId>,
@@ -39,6 +41,7 @@ impl Managed {
     /// Takes a domain, whose console goes to `console`. It holds `operator_pauses` pauses already.
     pub(super) fn new(
         domain: Arc<dyn Introspect>,
+        hardware: Hardware,
         guest: String,
         console: ConsoleSink,
         operator_pauses: u32,
@@ -54,6 +57,7 @@ impl Managed {
         Managed {
             target: Target::new(domain.clone()),
             domain,
+            hardware,
             guest,
             console,
             subscription,
@@ -71,6 +75,11 @@ impl Managed {
     /// What its debuggers share.
     pub fn target(&self) -> &Arc<Target> {
         &self.target
+    }
+
+    /// The machine that it was created with.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
     }
 
     /// What was booted, in words.
@@ -132,7 +141,7 @@ fn on_event(name: &str, event: &Event, console: &ConsoleSink, lifecycle: &watch:
             lifecycle.send_if_modified(|now| end(now, Lifecycle::DebugExit(*value)));
         }
         Event::Crashed(reason) => {
-            tracing::warn!(domain = name, %reason, "crashed");
+            tracing::info!(domain = name, %reason, "crashed");
             lifecycle.send_if_modified(|now| end(now, Lifecycle::Crashed(reason.to_string())));
         }
         Event::Reset => {

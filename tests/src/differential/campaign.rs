@@ -145,7 +145,7 @@ impl Campaign {
         for candidate in candidates {
             let mut built = 0;
             for _ in 0..cases {
-                let seed = rng.next();
+                let seed = rng.bits();
                 if let Some(case) = single(bits, candidate.code, seed) {
                     built += 1;
                     self.run(&case)?;
@@ -168,7 +168,7 @@ impl Campaign {
         let mut rng = Rng::new(seed);
         for candidate in candidates {
             for _ in 0..cases {
-                if let Some(case) = mangled(bits, candidate.code, rng.next()) {
+                if let Some(case) = mangled(bits, candidate.code, rng.bits()) {
                     self.run(&case)?;
                 }
             }
@@ -183,7 +183,7 @@ impl Campaign {
     pub fn sequences(&mut self, bits: u32, candidates: &[Candidate], cases: u64, seed: u64) -> Result<()> {
         let mut rng = Rng::new(seed);
         for _ in 0..cases {
-            let case = sequence(bits, candidates, rng.next());
+            let case = sequence(bits, candidates, rng.bits());
             self.run(&case)?;
         }
         Ok(())
@@ -246,10 +246,11 @@ pub fn by_id(id: &str, candidates: impl Fn(u32) -> Vec<Candidate>) -> Option<Cas
     if what == "sequence" {
         return Some(sequence(bits, &candidates(bits), seed));
     }
-    let (name, make): (&str, fn(u32, Code, u64) -> Option<Case>) = match what.strip_prefix("mangled-") {
-        Some(name) => (name, mangled),
-        None => (what, single),
-    };
+    let name = what.trim_start_matches("mangled-");
     let code = Code::values().find(|code| format!("{code:?}") == name)?;
-    make(bits, code, seed)
+    if name == what {
+        single(bits, code, seed)
+    } else {
+        mangled(bits, code, seed)
+    }
 }

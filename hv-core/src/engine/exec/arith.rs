@@ -5,7 +5,7 @@ use crate::engine::bus::Bus;
 use crate::engine::flags::{Flags, Width};
 use crate::engine::vcpu::{Exec, Vcpu, vector};
 use crate::regs::{gpr, rflags};
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, Register};
 
 /// The two-operand ALU operations in the order of their opcodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -319,9 +319,4 @@ fn set_decimal_flags(cpu: &mut Vcpu, result: u8, cf: bool, af: bool) {
         let value = cpu.flags.to_rflags() | rflags::AF;
         cpu.flags = Flags::from_rflags(value);
     }
-}
-
-/// Whether the first operand is memory.
-pub(crate) fn is_memory(i: &Instruction, n: u32) -> bool {
-    i.op_kind(n) == OpKind::Memory
 }

@@ -3,6 +3,7 @@
 use super::Flow;
 use super::segment::selector_error;
 use super::stack::size_of_stack_operation;
+use super::system::after_interrupt_flag;
 use crate::engine::bus::Bus;
 use crate::engine::interrupt::Source;
 use crate::engine::mmu::is_canonical;
@@ -220,6 +221,15 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
     Ok(Flow::Branch)
 }
 
+fn switch_task(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, selector: u16, kind: SwitchKind) -> Exec<Flow> {
+    let start = std::mem::replace(&mut cpu.rip, i.next_ip());
+    if let Err(abort) = cpu.switch_task(bus, selector, kind, 0) {
+        cpu.rip = start;
+        return Err(abort);
+    }
+    Ok(after_interrupt_flag(cpu))
+}
+
 /// Call gates, task gates and TSS selectors (SDM vol. 3A, 5.8.3 to 5.8.5 and 7.3).
 fn through_system_descriptor(
     cpu: &mut Vcpu,
@@ -237,17 +247,13 @@ fn through_system_descriptor(
     let task_kind = if is_call { SwitchKind::Nest } else { SwitchKind::Jump };
     match d.kind() {
         9 if !cpu.long_mode() => {
-            cpu.rip = i.next_ip();
-            cpu.switch_task(bus, selector, task_kind, 0)?;
-            return Ok(Flow::Branch);
+            return switch_task(cpu, bus, i, selector, task_kind);
         }
         5 if !cpu.long_mode() => {
             if !d.present() {
                 return Err(cpu.raise_error(vector::NP, error));
             }
-            cpu.rip = i.next_ip();
-            cpu.switch_task(bus, d.gate_selector(), task_kind, 0)?;
-            return Ok(Flow::Branch);
+            return switch_task(cpu, bus, i, d.gate_selector(), task_kind);
         }
         4 if !cpu.long_mode() => {}
         12 => {}
@@ -427,9 +433,12 @@ pub(crate) fn interrupt(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<
             vector::OF
         }
         Mnemonic::Int1 => {
-            cpu.rip = i.next_ip();
-            cpu.interrupt(bus, vector::DB, None, Source::Exception)?;
-            return Ok(Flow::Branch);
+            let start = std::mem::replace(&mut cpu.rip, i.next_ip());
+            if let Err(abort) = cpu.interrupt(bus, vector::DB, None, Source::Exception) {
+                cpu.rip = start;
+                return Err(abort);
+            }
+            return Ok(after_interrupt_flag(cpu));
         }
         _ => i.immediate8(),
     };
@@ -445,7 +454,7 @@ pub(crate) fn interrupt(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<
         cpu.rip = start;
         return Err(abort);
     }
-    Ok(Flow::Branch)
+    Ok(after_interrupt_flag(cpu))
 }
 
 pub(crate) fn iret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow> {
@@ -454,6 +463,11 @@ pub(crate) fn iret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow>
         Code::Iretd => 4,
         _ => 8,
     };
-    cpu.iret(bus, size)?;
+    // A task that is returned from goes on behind its IRET.
+    let start = std::mem::replace(&mut cpu.rip, i.next_ip());
+    if let Err(abort) = cpu.iret(bus, size) {
+        cpu.rip = start;
+        return Err(abort);
+    }
     Ok(Flow::Leave)
 }

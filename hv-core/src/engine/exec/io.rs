@@ -48,6 +48,7 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, now: Ticks
     let register = i.op_register(data_operand);
     let size = register.size();
     cpu.check_port(bus, port, size)?;
+    cpu.check_guest_port_watch(port, size);
     if input {
         let value = bus.platform.port_read(now, cpu.id, port, size as u8);
         cpu.set_register(register, value as u64);

@@ -6,9 +6,8 @@ use crate::engine::flags::{Flags, Width};
 use crate::engine::vcpu::{Exec, Vcpu};
 use iced_x86::{Instruction, Mnemonic};
 
-/// In the order of the /reg field of opcode groups C0, C1, D0 to D3.
+/// The shifts and rotates; SAL is SHL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub(crate) enum Shift {
     Rol,
     Ror,
@@ -16,7 +15,6 @@ pub(crate) enum Shift {
     Rcr,
     Shl,
     Shr,
-    Sal,
     Sar,
 }
 
@@ -32,7 +30,7 @@ pub(crate) fn shift<T: Width>(flags: &mut Flags, op: Shift, value: T, count: u8)
     let v = value.to_u64();
     let top = bits - 1;
     match op {
-        Shift::Shl | Shift::Sal => {
+        Shift::Shl => {
             let wide = (v as u128) << count;
             let r = T::from_u64(wide as u64);
             let cf = (wide >> bits) & 1 != 0;
@@ -125,11 +123,7 @@ pub(crate) fn double(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     }
     let left = i.mnemonic() == Mnemonic::Shld;
     let (r, cf) = if bits == 16 {
-        let triple = if left {
-            (value as u128) << 32 | (fill as u128) << 16 | value as u128
-        } else {
-            (value as u128) << 32 | (fill as u128) << 16 | value as u128
-        };
+        let triple = (value as u128) << 32 | (fill as u128) << 16 | value as u128;
         if left {
             let shifted = triple << count;
             ((shifted >> 32) as u64 & 0xffff, shifted >> 48 & 1 != 0)

@@ -185,6 +185,7 @@ fn one(cpu: &mut Vcpu, bus: &mut Bus, it: &Iteration) -> Exec {
         cpu.check_port(bus, port, size)?;
         let linear = cpu.linear(seg::ES, di, size, true)?;
         cpu.check_writable(bus, linear, size)?;
+        cpu.check_guest_port_watch(port, size);
         bus.platform.port_read(crate::Ticks(cpu.clock), cpu.id, port, size as u8) as u64
     } else if reads_source {
         if it.kind == Kind::Outs {
@@ -213,6 +214,7 @@ fn one(cpu: &mut Vcpu, bus: &mut Bus, it: &Iteration) -> Exec {
         }
         Kind::Outs => {
             let port = cpu.gpr[gpr::RDX] as u16;
+            cpu.check_guest_port_watch(port, size);
             bus.platform.port_write(crate::Ticks(cpu.clock), cpu.id, port, size as u8, value as u32);
         }
     }

@@ -21,7 +21,6 @@ impl Vcpu {
             vcpus: bus.vcpus,
             osxsave: self.r.cr4 & cr4::OSXSAVE != 0,
             apic_enabled: bus.platform.apic_base(self.id) & (1 << 11) != 0,
-            xcr0: self.r.xcr0,
             tsc_hz: bus.tsc_hz,
         }
     }
@@ -120,6 +119,7 @@ pub(crate) fn mov_special(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exe
     }
     if i.op0_register().is_cr() {
         let value = truncate(cpu.get_register(i.op1_register()));
+        check_pointers(cpu, bus, i.op0_register(), value)?;
         match i.op0_register() {
             Register::CR0 => cpu.write_cr0(value)?,
             Register::CR2 => cpu.r.cr2 = value,
@@ -146,6 +146,19 @@ pub(crate) fn mov_special(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exe
     };
     cpu.set_register(i.op0_register(), truncate(value));
     Ok(Flow::Next)
+}
+
+/// PAE paging outside long mode loads its four top entries with CR3 and when it is switched on; #GP(0) if they are bad.
+fn check_pointers(cpu: &mut Vcpu, bus: &Bus, register: Register, value: u64) -> Exec {
+    let (mut mode, mut root, mut features) = (cpu.r.cr0, cpu.r.cr3, cpu.r.cr4);
+    match register {
+        Register::CR0 => mode = value,
+        Register::CR3 => root = value,
+        Register::CR4 => features = value,
+        _ => return Ok(()),
+    }
+    let pae = mode & cr0::PG != 0 && features & cr4::PAE != 0 && cpu.r.efer & efer::LME == 0;
+    if pae && !cpu.pointers_are_valid(bus, root) { Err(cpu.general_protection()) } else { Ok(()) }
 }
 
 /// SDM vol. 3B, 17.2.
@@ -368,7 +381,7 @@ pub(crate) fn system_call(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
             if cpu.model.leaf1_edx & feature::SEP == 0 {
                 return Err(cpu.undefined());
             }
-            if !cpu.protected() || cpu.r.msrs.sysenter_cs & !3 == 0 {
+            if !cpu.protected() || cpu.r.msrs.sysenter_cs & 0xfffc == 0 {
                 return Err(cpu.general_protection());
             }
             let long = cpu.long_mode();
@@ -386,7 +399,7 @@ pub(crate) fn system_call(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
                 return Err(cpu.undefined());
             }
             cpu.require_cpl0()?;
-            if !cpu.protected() || cpu.r.msrs.sysenter_cs & !3 == 0 {
+            if !cpu.protected() || cpu.r.msrs.sysenter_cs & 0xfffc == 0 {
                 return Err(cpu.general_protection());
             }
             let wide = i.code() == Code::Sysexitq;
@@ -423,15 +436,26 @@ pub(crate) fn interrupt_flag(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
         cpu.rflags &= !rflags::IF;
         return Ok(Flow::Next);
     }
-    if cpu.rflags & rflags::IF == 0 {
-        cpu.rflags |= rflags::IF;
-        if cpu.interrupt_line || cpu.nmi_pending {
-            cpu.r.interrupt_shadow = true;
-            cpu.rip = i.next_ip();
-            return Ok(Flow::Leave);
-        }
+    if cpu.rflags & rflags::IF != 0 {
+        return Ok(Flow::Next);
     }
-    Ok(Flow::Next)
+    cpu.rflags |= rflags::IF;
+    // SDM vol. 2, STI: no interrupt until after the next instruction, even one that arrives just now.
+    cpu.r.interrupt_shadow = true;
+    cpu.rip = i.next_ip();
+    Ok(Flow::Leave)
+}
+
+/// STI, number `index` of its block, with another instruction behind it: without anything to look at before that one
+/// is done, its shadow is never seen.
+pub(crate) fn enable_interrupts_inside(cpu: &mut Vcpu, i: &Instruction, index: u16) -> Exec<Flow> {
+    let flow = interrupt_flag(cpu, i)?;
+    let seen = cpu.interrupt_line || cpu.nmi_pending || cpu.now(index).0 + 1 >= cpu.stop_at;
+    if flow == Flow::Leave && !seen {
+        cpu.r.interrupt_shadow = false;
+        return Ok(Flow::Next);
+    }
+    Ok(flow)
 }
 
 pub(crate) fn halt(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {

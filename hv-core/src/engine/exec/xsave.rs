@@ -81,13 +81,14 @@ pub(crate) fn fxsave(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     Ok(())
 }
 
-/// XINUSE: which components aren't in their initial state.
+/// XINUSE: which components aren't in their initial state. MXCSR counts as SSE state, so that a save that leaves out
+/// what is in its initial state keeps it (SDM vol. 1, 13.6 and 13.10).
 fn in_use(cpu: &Vcpu) -> u64 {
     let mut bits = 0;
     if cpu.r.x87 != X87::default() {
         bits |= X87_STATE;
     }
-    if cpu.r.xmm.iter().any(|x| *x != 0) {
+    if cpu.r.xmm.iter().any(|x| *x != 0) || cpu.r.mxcsr != 0x1f80 {
         bits |= SSE_STATE;
     }
     bits
@@ -126,7 +127,7 @@ pub(crate) fn xsave(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let mut header = [0; 64];
     cpu.load_bytes(bus, linear.wrapping_add(512), &mut header)?;
     cpu.legacy_image(wide, saved & X87_STATE != 0, saved & SSE_STATE != 0, &mut legacy);
-    if requested & SSE_STATE != 0 && (!compact || saved & SSE_STATE != 0 || cpu.r.mxcsr != 0x1f80) {
+    if requested & SSE_STATE != 0 && (!compact || saved & SSE_STATE != 0) {
         cpu.put_mxcsr(&mut legacy);
     }
     let mut old = [0; 8];

@@ -1,7 +1,7 @@
 //! Fast forms of the SSE2 instructions that string functions and compilers use most.
 
 use super::{Op, ea, immediate, is_memory, is_register, memory_op, plain, reg};
-use crate::engine::block::Handler;
+use crate::engine::block::{Handler, handler};
 use crate::engine::bus::Bus;
 use crate::engine::exec::Flow;
 use crate::engine::exec::sse::{check, xmm};
@@ -35,21 +35,14 @@ fn misaligned(cpu: &mut Vcpu) -> Flow {
     Flow::Abort
 }
 
-macro_rules! attempt {
-    ($e:expr) => {
-        match $e {
-            Ok(value) => value,
-            Err(_) => return Flow::Abort,
-        }
-    };
-}
-
+#[inline(always)]
 fn move_rr(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     put(cpu, op.dst, get(cpu, op.src));
     Flow::Next
 }
 
+#[inline(always)]
 fn move_rm<const ALIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let value = attempt!(load::<ALIGNED>(cpu, bus, op));
@@ -57,6 +50,7 @@ fn move_rm<const ALIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow 
     Flow::Next
 }
 
+#[inline(always)]
 fn move_mr<const ALIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let linear = ea(cpu, op);
@@ -68,6 +62,7 @@ fn move_mr<const ALIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow 
 }
 
 /// MOVQ and MOVSD from memory, MOVQ between registers and from a general one; `u32` for MOVD and MOVSS.
+#[inline(always)]
 fn low_rm<T: super::Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let value = attempt!(cpu.load::<T>(bus, ea(cpu, op)));
@@ -75,6 +70,7 @@ fn low_rm<T: super::Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn low_mr<T: super::Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let value = T::from_u64(get(cpu, op.src) as u64);
@@ -82,12 +78,14 @@ fn low_mr<T: super::Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn low_rr(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     put(cpu, op.dst, get(cpu, op.src) as u64 as u128);
     Flow::Next
 }
 
+#[inline(always)]
 fn from_general<T: super::Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let value = T::from_u64(reg(cpu, op.src)).to_u64();
@@ -95,6 +93,7 @@ fn from_general<T: super::Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn to_general<T: super::Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let value = T::from_u64(get(cpu, op.src) as u64);
@@ -102,6 +101,7 @@ fn to_general<T: super::Width>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     Flow::Next
 }
 
+#[inline(always)]
 fn pmovmskb(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     attempt!(check(cpu));
     let mask = int::pmovmskb(get(cpu, op.src));
@@ -137,7 +137,7 @@ macro_rules! forms {
             let _ = $imm;
             binary_rm(cpu, bus, op, |$a, $b| $f)
         }
-        (rr as Handler, rm as Handler)
+        (handler!(rr), handler!(rm))
     }};
     ($f:path) => {
         forms!(|a, b, _imm| $f(a, b))
@@ -195,14 +195,14 @@ fn register(i: &Instruction, n: u32) -> Option<u8> {
 pub(super) fn lower(i: &Instruction) -> Option<Op> {
     let m = i.mnemonic();
     match m {
-        M::Movaps | M::Movapd | M::Movdqa => whole(i, move_rm::<true>, move_mr::<true>),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => whole(i, move_rm::<false>, move_mr::<false>),
-        M::Movsd | M::Movq if i.op_count() == 2 => low::<u64>(i, m == M::Movq),
-        M::Movss | M::Movd => low::<u32>(i, m == M::Movd),
+        M::Movaps | M::Movapd | M::Movdqa => whole(i, handler!(move_rm::<true>), handler!(move_mr::<true>)),
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => whole(i, handler!(move_rm::<false>), handler!(move_mr::<false>)),
+        M::Movsd | M::Movq if i.op_count() == 2 => low(i, true, m == M::Movq),
+        M::Movss | M::Movd => low(i, false, m == M::Movd),
         M::Pmovmskb => Some(Op {
             dst: plain(i.op0_register())?,
             src: register(i, 1)?,
-            ..Op::new(pmovmskb)
+            ..Op::new(handler!(pmovmskb))
         }),
         _ => {
             let dst = register(i, 0)?;
@@ -249,35 +249,41 @@ fn whole(i: &Instruction, load: Handler, store: Handler) -> Option<Op> {
     Some(Op {
         dst,
         src: register(i, 1)?,
-        ..Op::new(move_rr)
+        ..Op::new(handler!(move_rr))
     })
 }
 
+macro_rules! by_wide {
+    ($wide:expr, $f:ident) => {
+        if $wide { handler!($f::<u64>) } else { handler!($f::<u32>) }
+    };
+}
+
 /// MOVQ, MOVD (`whole_register`), MOVSD and MOVSS. Between XMM registers the last two merge, and have no fast form.
-fn low<T: super::Width>(i: &Instruction, whole_register: bool) -> Option<Op> {
+fn low(i: &Instruction, wide: bool, whole_register: bool) -> Option<Op> {
     match (register(i, 0), register(i, 1)) {
         (Some(dst), Some(src)) if whole_register => Some(Op {
             dst,
             src,
-            ..Op::new(low_rr)
+            ..Op::new(handler!(low_rr))
         }),
         (Some(dst), None) if is_memory(i, 1) => Some(Op {
             dst,
-            ..memory_op(i, low_rm::<T>)?
+            ..memory_op(i, by_wide!(wide, low_rm))?
         }),
         (Some(dst), None) if whole_register => Some(Op {
             dst,
             src: super::register(i, 1)?,
-            ..Op::new(from_general::<T>)
+            ..Op::new(by_wide!(wide, from_general))
         }),
         (None, Some(src)) if is_memory(i, 0) => Some(Op {
             src,
-            ..memory_op(i, low_mr::<T>)?
+            ..memory_op(i, by_wide!(wide, low_mr))?
         }),
         (None, Some(src)) if whole_register => Some(Op {
             dst: super::register(i, 0)?,
             src,
-            ..Op::new(to_general::<T>)
+            ..Op::new(by_wide!(wide, to_general))
         }),
         _ => None,
     }

@@ -379,7 +379,7 @@ fn fast_forms_agree_with_the_reference() {
                 assert_eq!(cpu.store_u128(bus, DATA + shift, memory), Ok(()));
             }
             let reference = step(&mut a, &mut bus_a, &i);
-            let fast = match (op.handler)(&mut b, &mut bus_b, &op) {
+            let fast = match (op.handler)(&mut b, &mut bus_b, &op, &[]) {
                 Flow::Next => Ok(()),
                 _ => match b.pending {
                     Pending::Exception { vector, .. } => Err(vector),

@@ -43,7 +43,7 @@ pub fn mangled(bits: u32, code: Code, seed: u64) -> Option<Case> {
         bytes[at] ^= 1 << rng.below(8);
     }
     // Room for an instruction that became longer: its last bytes are these.
-    let tail = rng.next().to_le_bytes();
+    let tail = rng.bits().to_le_bytes();
     let mut fetched = bytes.clone();
     fetched.extend_from_slice(&tail);
     let mut decoder = Decoder::with_ip(bits, &fetched, line.instruction.ip(), DecoderOptions::NONE);
@@ -77,14 +77,17 @@ pub fn mangled(bits: u32, code: Code, seed: u64) -> Option<Case> {
     Some(builder.finish(format!("{bits}/mangled-{code:?}/{seed:#x}")))
 }
 
-/// Whether bytes that mean nothing to the model may mean something to a newer host: those of VEX and EVEX. And AMD lets LOCK
-/// go with the group of 0F 00.
+/// Whether bytes that mean nothing to the model may mean something to the host: those of VEX and EVEX to a newer one; and
+/// AMD lets LOCK go with the group of 0F 00, and takes it for CR8 with a move of CR0.
 fn newer(bytes: &[u8]) -> bool {
     bytes
         .iter()
         .take(8)
         .any(|byte| matches!(byte, 0x62 | 0xc4 | 0xc5))
-        || (bytes.contains(&0xf0) && bytes.windows(2).any(|pair| pair == [0x0f, 0]))
+        || (bytes.contains(&0xf0)
+            && bytes
+                .windows(2)
+                .any(|pair| pair[0] == 0x0f && matches!(pair[1], 0 | 0x20 | 0x22)))
 }
 
 /// Whether the result of an instruction with any operands is certain.

@@ -296,7 +296,7 @@ impl Builder {
             target = DATA.start + 0x800 + self.rng.below(0x800);
         }
         if narrow && long {
-            target = target & 0xffff_ffff | self.rng.next() << 32;
+            target = target & 0xffff_ffff | self.rng.bits() << 32;
         }
         self.force(register, target);
         narrow
@@ -327,8 +327,8 @@ impl Builder {
             96 => self.rng.below(0x1_0000),
             97 if self.bits == 64 => across(&mut self.rng, 1 << 47),
             98 if self.bits == 64 => 0xffff_8000_0000_0000 - self.rng.below(size + 1),
-            _ if self.bits == 64 => self.rng.next(),
-            _ => self.rng.next() & 0xffff_ffff,
+            _ if self.bits == 64 => self.rng.bits(),
+            _ => self.rng.bits() & 0xffff_ffff,
         }
     }
 
@@ -392,9 +392,9 @@ impl Builder {
     fn displacement(&mut self) -> i64 {
         match self.rng.below(4) {
             0 => 0,
-            1 => self.rng.next() as i8 as i64,
+            1 => self.rng.bits() as i8 as i64,
             2 => self.rng.interesting() as i8 as i64,
-            _ => self.rng.next() as i32 as i64,
+            _ => self.rng.bits() as i32 as i64,
         }
     }
 
@@ -432,7 +432,7 @@ impl Builder {
                     i.set_memory_index(Register::EAX + index as u32);
                     i.set_memory_index_scale(scale);
                 }
-                let high = self.rng.next() << 32;
+                let high = self.rng.bits() << 32;
                 self.force(base, high | rest as u64);
                 i.set_memory_base(Register::EAX + base as u32);
                 i.set_memory_displacement64(displacement as u32 as u64);
@@ -515,7 +515,7 @@ impl Builder {
                 )
             });
             let high = if narrow && self.rng.chance(50) {
-                self.rng.next() << 32
+                self.rng.bits() << 32
             } else {
                 0
             };
@@ -618,7 +618,7 @@ impl Builder {
                 self.patch(target.wrapping_add(offset), &value.to_le_bytes());
             }
             M::Ldmxcsr if self.rng.chance(80) => {
-                let value = self.rng.next() as u32 & 0xffff;
+                let value = self.rng.bits() as u32 & 0xffff;
                 self.patch(target, &value.to_le_bytes());
             }
             _ => {}
