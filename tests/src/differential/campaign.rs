@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::shrink::shrink;
 use super::state::{Event, Outcome, Stop};
 use anyhow::Result;
-use iced_x86::Code;
+use iced_x86::{Code, Mnemonic};
 use std::collections::HashMap;
 
 /// Failures described in full; further ones are only counted.
@@ -230,7 +230,10 @@ pub fn sequence(bits: u32, candidates: &[Candidate], seed: u64) -> Case {
     for number in 0..length {
         builder.last = number + 1 == length;
         let code = rng.pick(candidates).code;
-        if known::is_exact(code) {
+        // What always faults ends a sequence.
+        let faults =
+            code.op_code().is_privileged() || matches!(code.mnemonic(), Mnemonic::Ud1 | Mnemonic::Ud2);
+        if known::is_exact(code) && (builder.last || !faults) {
             builder.push_with_landing(code);
         }
     }

@@ -77,17 +77,19 @@ pub fn mangled(bits: u32, code: Code, seed: u64) -> Option<Case> {
     Some(builder.finish(format!("{bits}/mangled-{code:?}/{seed:#x}")))
 }
 
-/// Whether bytes that mean nothing to the model may mean something to the host: those of VEX and EVEX to a newer one; and
-/// AMD lets LOCK go with the group of 0F 00, and takes it for CR8 with a move of CR0.
+/// Whether bytes that mean nothing to the model may mean something to the host: those of VEX, EVEX and XOP; and
+/// AMD lets LOCK go with the group of 0F 00, takes it for CR8 with a move of CR0, and has
+/// instructions of its own in the groups of 0F 01 and 0F C7.
 fn newer(bytes: &[u8]) -> bool {
     bytes
         .iter()
         .take(8)
-        .any(|byte| matches!(byte, 0x62 | 0xc4 | 0xc5))
+        .any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5))
         || (bytes.contains(&0xf0)
             && bytes
                 .windows(2)
                 .any(|pair| pair[0] == 0x0f && matches!(pair[1], 0 | 0x20 | 0x22)))
+        || bytes.windows(2).any(|pair| matches!(pair, [0x0f, 0x01 | 0xc7]))
 }
 
 /// Whether the result of an instruction with any operands is certain.
@@ -110,7 +112,7 @@ fn comparable(i: &Instruction, bits: u32, rcx: u64) -> bool {
             i.mnemonic(),
             M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Retf | M::Iret | M::Iretd | M::Iretq | M::Popa | M::Popad
         )
-        && !matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Lsl)
+        && !matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Lsl | M::Bound)
         && !(i.mnemonic() == M::Int && i.immediate8() == 0x80)
         // AMD lets F2h and F3h choose the condition of LOOPcc.
         && !matches!(i.mnemonic(), M::Loope | M::Loopne)
