@@ -12,8 +12,6 @@ use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
-/// Bytes of the longest instruction.
-const LONGEST: usize = 15;
 
 /// Executes an instruction by the reference implementation.
 pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
@@ -140,18 +138,21 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
     })
 }
 
-/// Whether bytes that mean nothing would be a longer instruction than there may be. An instruction of 15 bytes that is
-/// invalid for another reason isn't.
+/// The longest instruction.
+const MAX_LENGTH: usize = 15;
+
+/// Whether bytes that mean nothing would be an instruction of more than 15 bytes, with its prefixes: that is a #GP
+/// (SDM vol. 3A, 6.15).
 fn is_too_long(bytes: &[u8], bitness: u32) -> bool {
-    let is_prefix = |byte: &&u8| {
-        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+    let prefix = |byte: &&u8| {
+        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
             || (bitness == 64 && **byte & 0xf0 == 0x40)
     };
-    let prefixes = bytes.iter().take_while(is_prefix).count();
-    prefixes >= LONGEST
+    let prefixes = bytes.iter().take_while(prefix).count();
+    prefixes >= MAX_LENGTH
         || (1..=prefixes).any(|without| {
             let i = Decoder::new(bitness, &bytes[without..], DecoderOptions::NONE).decode();
-            !i.is_invalid() && without + i.len() > LONGEST
+            !i.is_invalid() && without + i.len() > MAX_LENGTH
         })
 }
 
@@ -235,7 +236,7 @@ impl Vcpu {
         if self.mode != Mode::Long && self.rip > self.r.segments[seg::CS].limit as u64 {
             return Err(self.general_protection());
         }
-        let fetched = self.fetch_page(bus, linear, if single { 2 * LONGEST } else { 4096 })?;
+        let fetched = self.fetch_page(bus, linear, if single { 2 * MAX_LENGTH } else { 4096 })?;
         let mut block = Block {
             rip: self.rip,
             end: self.rip,
@@ -340,7 +341,7 @@ impl Vcpu {
         Ok(block)
     }
 
-    /// Appends an instruction, the first of `bytes`; true if the block ends with it.
+    /// Appends an instruction that is the first of `bytes`; true if the block ends with it.
     fn push_op(
         &mut self,
         block: &mut Block,
@@ -355,7 +356,7 @@ impl Vcpu {
             before.handler = handler!(sti_inside);
         }
         let invalid = i.is_invalid() || !supported(&self.model, i);
-        let mut op = if i.is_invalid() && is_too_long(bytes, self.mode.bitness()) {
+        let mut op = if invalid && is_too_long(bytes, self.mode.bitness()) {
             Op::new(handler!(too_long))
         } else if invalid {
             Op::new(handler!(undefined))

@@ -450,7 +450,7 @@ impl Machine {
     fn at_breakpoint(&mut self, n: usize) -> Result<Exit, RunExit> {
         let cpu = &mut self.runners[n].cpu;
         let linear = cpu.fetch_address();
-        let physical = cpu.translate_fetch(&mut self.bus, linear).ok();
+        let physical = cpu.peek_fetch(&mut self.bus, linear);
         let hits = self.bus.watches.breaks_at(linear, physical, cpu.r.cr3 & !0xfff);
         let mut ids = Vec::new();
         for (id, breakpoint) in hits {

@@ -8,7 +8,7 @@ use crate::engine::bus::Bus;
 use crate::engine::interrupt::Source;
 use crate::engine::mmu::is_canonical;
 use crate::engine::task::SwitchKind;
-use crate::engine::vcpu::{Exec, Mode, Vcpu, vector};
+use crate::engine::vcpu::{Abort, Exec, Mode, Pending, Vcpu, vector};
 use crate::regs::{gpr, seg};
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
 
@@ -431,6 +431,10 @@ pub(crate) fn interrupt(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<
                 return Ok(Flow::Next);
             }
             vector::OF
+        }
+        Mnemonic::Int1 if !cpu.precise => {
+            cpu.pending = Pending::Precise;
+            return Err(Abort);
         }
         Mnemonic::Int1 => {
             let start = std::mem::replace(&mut cpu.rip, i.next_ip());
