@@ -22,8 +22,13 @@ impl Outcome {
     #[track_caller]
     pub fn of(control: &Path, arguments: &[impl AsRef<OsStr>]) -> Outcome {
         let mut command = Command::new(kdd());
-        command.args(arguments).env("KDD_CONTROL", control).env_remove("KDD_LOG");
-        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .args(arguments)
+            .env("KDD_CONTROL", control)
+            .env_remove("KDD_LOG");
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Outcome {
             status: output.status.code().unwrap_or(-1),
             stdout: output.stdout,
@@ -43,7 +48,10 @@ impl Outcome {
     pub fn fails(self, status: i32) -> String {
         assert_eq!(self.status, status, "{self:?}");
         let line = self.stderr.strip_suffix('\n').unwrap_or(&self.stderr);
-        assert!(line.starts_with("kdd: ") && !line.contains('\n') && line.contains("; "), "{line:?}");
+        assert!(
+            line.starts_with("kdd: ") && !line.contains('\n') && line.contains("; "),
+            "{line:?}"
+        );
         line.to_owned()
     }
 

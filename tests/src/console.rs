@@ -18,7 +18,11 @@ pub struct Console<'a> {
 
 impl Console<'_> {
     pub(crate) fn new(process: &mut Process, at: usize) -> Console<'_> {
-        Console { output: process.output.clone(), process, at }
+        Console {
+            output: process.output.clone(),
+            process,
+            at,
+        }
     }
 
     /// Types text as it is; a line ends with `\r`.
@@ -63,8 +67,14 @@ impl Console<'_> {
         let status_at = self.at;
         self.shows("\r\n", limit);
         let text = self.output.text_from(start);
-        let status = text[status_at - start..].lines().next().and_then(|digits| digits.parse().ok());
-        (text[..status_at - start - end.len()].replace('\r', ""), status.unwrap_or(-1))
+        let status = text[status_at - start..]
+            .lines()
+            .next()
+            .and_then(|digits| digits.parse().ok());
+        (
+            text[..status_at - start - end.len()].replace('\r', ""),
+            status.unwrap_or(-1),
+        )
     }
 
     /// Runs a command in the guest's shell, which must succeed: what it printed.

@@ -19,7 +19,10 @@ impl Gdb {
     pub fn attached(address: &str) -> Gdb {
         let mut gdb = Gdb::start();
         let answer = gdb.run(&format!("target remote {address}"));
-        assert!(answer.contains(&format!("Remote debugging using {address}")), "{answer}");
+        assert!(
+            answer.contains(&format!("Remote debugging using {address}")),
+            "{answer}"
+        );
         gdb
     }
 
@@ -28,9 +31,23 @@ impl Gdb {
     pub fn start() -> Gdb {
         // One stream for results and errors, in order.
         let mut command = Command::new("sh");
-        command.args(["-c", "exec gdb -nx -q 2>&1"]).env("LC_ALL", "C").env_remove("DEBUGINFOD_URLS");
-        let mut gdb = Gdb { process: Process::start(&mut command), at: 0, commands: 0 };
-        for setting in ["confirm off", "pagination off", "width 0", "height 0", "remotetimeout 60", "style enabled off"] {
+        command
+            .args(["-c", "exec gdb -nx -q 2>&1"])
+            .env("LC_ALL", "C")
+            .env_remove("DEBUGINFOD_URLS");
+        let mut gdb = Gdb {
+            process: Process::start(&mut command),
+            at: 0,
+            commands: 0,
+        };
+        for setting in [
+            "confirm off",
+            "pagination off",
+            "width 0",
+            "height 0",
+            "remotetimeout 60",
+            "style enabled off",
+        ] {
             gdb.run(&format!("set {setting}"));
         }
         gdb
@@ -54,7 +71,8 @@ impl Gdb {
     pub fn begin(&mut self, command: &str) {
         self.at = self.process.output.len();
         self.commands += 1;
-        self.process.write(format!("{command}\necho \\ndone-{}-\\n\n", self.commands).as_bytes());
+        self.process
+            .write(format!("{command}\necho \\ndone-{}-\\n\n", self.commands).as_bytes());
     }
 
     /// Waits for the end of the command that was begun: what it printed.
@@ -87,7 +105,7 @@ impl Gdb {
     /// The value of an expression, as a number.
     #[track_caller]
     pub fn value(&mut self, expression: &str) -> u64 {
-        let answer = self.run(&format!("output/x (unsigned long)({expression})"));
+        let answer = self.run(&format!("output/x {expression}"));
         let digits = answer.trim().strip_prefix("0x").unwrap_or_default();
         u64::from_str_radix(digits, 16).unwrap_or_else(|_| panic!("{expression}: {answer}"))
     }
@@ -102,7 +120,10 @@ impl Gdb {
     #[track_caller]
     pub fn detach(mut self) {
         let answer = self.run("detach");
-        assert!(answer.contains("[Inferior 1 (") && answer.contains("detached]"), "{answer}");
+        assert!(
+            answer.contains("[Inferior 1 (") && answer.contains("detached]"),
+            "{answer}"
+        );
         self.process.write(b"quit\n");
         self.process.wait(LIMIT);
     }

@@ -12,9 +12,9 @@
 //! Booting takes seconds: [`Snapshot`] boots each machine once and saves it at its shell prompt; tests start from
 //! there.
 
+pub mod bench;
 mod client;
 mod console;
-pub mod bench;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod differential;
 mod gdb;
@@ -33,7 +33,7 @@ pub use lldb::Lldb;
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
-pub use tools::{expected_smoke_output, guest, has_tool, kdd, Guest, SECOND_KERNEL};
+pub use tools::{Guest, SECOND_KERNEL, expected_smoke_output, guest, has_tool, kdd};
 pub use transcript::Transcript;
 
 use std::time::{Duration, Instant};

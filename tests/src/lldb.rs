@@ -15,10 +15,24 @@ impl Lldb {
     #[track_caller]
     pub fn session(address: &str, commands: &[&str]) -> Lldb {
         let mut command = Command::new("sh");
-        command.args(["-c", "exec lldb \"$@\" 2>&1", "lldb", "--no-lldbinit", "--batch", "--no-use-colors"]);
+        command.args([
+            "-c",
+            "exec lldb \"$@\" 2>&1",
+            "lldb",
+            "--no-lldbinit",
+            "--batch",
+            "--no-use-colors",
+        ]);
         let attach = format!("gdb-remote {address}");
-        let settings = ["settings set plugin.process.gdb-remote.packet-timeout 60", "settings set auto-confirm true"];
-        for line in settings.into_iter().chain([attach.as_str()]).chain(commands.iter().copied()) {
+        let settings = [
+            "settings set plugin.process.gdb-remote.packet-timeout 60",
+            "settings set auto-confirm true",
+        ];
+        for line in settings
+            .into_iter()
+            .chain([attach.as_str()])
+            .chain(commands.iter().copied())
+        {
             command.args(["-o", line]);
         }
         let mut process = Process::start(&mut command);

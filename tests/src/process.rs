@@ -20,11 +20,21 @@ impl Process {
     /// Starts it.
     #[track_caller]
     pub fn start(command: &mut Command) -> Process {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let output = child.stdout.take().map(Transcript::of).unwrap_or_default();
         let errors = child.stderr.take().map(Transcript::of).unwrap_or_default();
-        Process { input: child.stdin.take(), child, output, errors }
+        Process {
+            input: child.stdin.take(),
+            child,
+            output,
+            errors,
+        }
     }
 
     /// Its process id.
@@ -35,7 +45,9 @@ impl Process {
     /// Writes to its standard input.
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
-        let Some(input) = &mut self.input else { panic!("standard input is closed") };
+        let Some(input) = &mut self.input else {
+            panic!("standard input is closed")
+        };
         if let Err(error) = input.write_all(bytes).and_then(|()| input.flush()) {
             panic!("standard input: {error}; it said:\n{}", self.errors.text_from(0));
         }
@@ -59,7 +71,11 @@ impl Process {
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         if !self.output.ends(limit) {
-            panic!("it didn't end; it said:\n{}{}", self.output.text_from(0), self.errors.text_from(0));
+            panic!(
+                "it didn't end; it said:\n{}{}",
+                self.output.text_from(0),
+                self.errors.text_from(0)
+            );
         }
         self.child.wait().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -70,7 +86,11 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
         let fields: Vec<u64> = stat
             .rsplit_once(')')
-            .map(|(_, rest)| rest.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
+            .map(|(_, rest)| {
+                rest.split_whitespace()
+                    .map(|field| field.parse().unwrap_or(0))
+                    .collect()
+            })
             .unwrap_or_default();
         assert!(fields.len() > 12, "no /proc/PID/stat");
         Duration::from_millis((fields[11] + fields[12]) * 10)

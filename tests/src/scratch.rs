@@ -9,7 +9,11 @@ pub struct Scratch(PathBuf);
 impl Default for Scratch {
     fn default() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("kdd-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "kdd-e2e-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Scratch(path)

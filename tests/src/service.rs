@@ -27,7 +27,10 @@ impl Service {
     #[track_caller]
     pub fn run(arguments: &[impl AsRef<OsStr>]) -> Service {
         let mut command = Command::new(kdd());
-        command.arg("run").args(["--json", "--name", "vm"]).args(arguments);
+        command
+            .arg("run")
+            .args(["--json", "--name", "vm"])
+            .args(arguments);
         Self::start(command)
     }
 
@@ -43,7 +46,11 @@ impl Service {
     fn start(mut command: Command) -> Service {
         let scratch = Scratch::default();
         let control = scratch.path("control");
-        command.arg("--control").arg(&control).env_remove("KDD_LOG").env_remove("KDD_CONTROL");
+        command
+            .arg("--control")
+            .arg(&control)
+            .env_remove("KDD_LOG")
+            .env_remove("KDD_CONTROL");
         let process = Process::start(&mut command);
         let console_start = match process.output.find(0, "\n", LIMIT) {
             Ok(end) => end,
@@ -52,7 +59,13 @@ impl Service {
         let ready = process.output.text_from(0);
         let ready = ready.lines().next().unwrap_or_default();
         let ready = serde_json::from_str(ready).unwrap_or_else(|error| panic!("{ready:?}: {error}"));
-        Service { process, scratch, control, ready, console_start }
+        Service {
+            process,
+            scratch,
+            control,
+            ready,
+            console_start,
+        }
     }
 
     /// What it printed with `--json` when it was ready.
@@ -86,7 +99,10 @@ impl Service {
     #[track_caller]
     pub fn state(&self, domain: &str) -> (String, u64) {
         let info = self.info(domain);
-        (info["state"].as_str().unwrap_or_default().to_owned(), info["uptime_instructions"].as_u64().unwrap_or(0))
+        (
+            info["state"].as_str().unwrap_or_default().to_owned(),
+            info["uptime_instructions"].as_u64().unwrap_or(0),
+        )
     }
 
     /// Where gdb attaches to the domain of `kdd run`.

@@ -22,14 +22,16 @@ pub struct Snapshot {
 #[track_caller]
 pub fn one_vcpu() -> Option<&'static Snapshot> {
     static ONCE: OnceLock<Option<Snapshot>> = OnceLock::new();
-    ONCE.get_or_init(|| Snapshot::make("one", &["--cpus", "1"], "nokaslr")).as_ref()
+    ONCE.get_or_init(|| Snapshot::make("one", &["--cpus", "1"], "nokaslr"))
+        .as_ref()
 }
 
 /// Four vCPUs, with KASLR: the kernel unpacks itself.
 #[track_caller]
 pub fn four_vcpus() -> Option<&'static Snapshot> {
     static ONCE: OnceLock<Option<Snapshot>> = OnceLock::new();
-    ONCE.get_or_init(|| Snapshot::make("four", &["--cpus", "4", "--seed", "4"], "")).as_ref()
+    ONCE.get_or_init(|| Snapshot::make("four", &["--cpus", "4", "--seed", "4"], ""))
+        .as_ref()
 }
 
 impl Snapshot {
@@ -67,7 +69,8 @@ impl Snapshot {
         let folder = target_folder();
         std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let path = |what: &str| folder.join(format!("{name}.{what}"));
-        let made_of = fingerprint(&[&kdd(), &guest.kernel, &guest.initrd]) + &format!("{arguments:?} {append} {SYMBOLS}");
+        let made_of = fingerprint(&[&kdd(), &guest.kernel, &guest.initrd])
+            + &format!("{arguments:?} {append} {SYMBOLS}");
         let read = |what| std::fs::read_to_string(path(what)).unwrap_or_default();
         if read("made-of") != made_of || !path("state").is_file() {
             let _ = std::fs::remove_file(path("made-of"));
@@ -79,11 +82,19 @@ impl Snapshot {
             service.console().shows_prompt(BOOT_LIMIT);
             let boot_console = service.console_text();
             let pattern = SYMBOLS.split_whitespace().collect::<Vec<_>>().join("|");
-            let symbols = service.console().command(&format!("grep -E ' ({pattern})$' /proc/kallsyms"));
+            let symbols = service
+                .console()
+                .command(&format!("grep -E ' ({pattern})$' /proc/kallsyms"));
             service.console().shows_prompt(BOOT_LIMIT);
             let state = path("state");
-            service.kdd(&["save".as_ref(), "vm".as_ref(), state.as_os_str()]).done();
-            for (what, text) in [("console", &boot_console), ("symbols", &symbols), ("made-of", &made_of)] {
+            service
+                .kdd(&["save".as_ref(), "vm".as_ref(), state.as_os_str()])
+                .done();
+            for (what, text) in [
+                ("console", &boot_console),
+                ("symbols", &symbols),
+                ("made-of", &made_of),
+            ] {
                 std::fs::write(path(what), text).unwrap_or_else(|error| panic!("{error}"));
             }
         }

@@ -21,7 +21,11 @@ pub fn kdd() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
     let folder = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
     let path = folder.join("kdd");
-    assert!(path.is_file(), "{} is not there: build it first, as setup/test.sh does", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not there: build it first, as setup/test.sh does",
+        path.display()
+    );
     path
 }
 
@@ -38,11 +42,16 @@ pub fn guest(kernel: Option<&str>) -> Option<Guest> {
         kernel: cache.join(kernel.unwrap_or("linux/vmlinuz")),
         initrd: cache.join("linux/initramfs.cpio"),
     };
-    let missing = [&guest.kernel, &guest.initrd].into_iter().find(|path| !path.is_file());
+    let missing = [&guest.kernel, &guest.initrd]
+        .into_iter()
+        .find(|path| !path.is_file());
     match missing {
         None => Some(guest),
         Some(path) => {
-            skip(&format!("{} is not there: run setup/guest-linux.sh --second", path.display()));
+            skip(&format!(
+                "{} is not there: run setup/guest-linux.sh --second",
+                path.display()
+            ));
             None
         }
     }
@@ -59,7 +68,11 @@ pub fn expected_smoke_output() -> String {
 #[track_caller]
 pub fn has_tool(name: &str) -> bool {
     let mut command = Command::new(name);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let there = command.status().is_ok_and(|status| status.success());
     if !there {
         skip(&format!("{name} isn't installed: run setup/test-tools.sh"));

@@ -69,12 +69,24 @@ impl Transcript {
             searched = state.bytes.len().saturating_sub(text.len()).max(from);
             let left = deadline.saturating_duration_since(Instant::now());
             if state.ended || left.is_zero() {
-                let why = if state.ended { "the output ended" } else { "the time is over" };
+                let why = if state.ended {
+                    "the output ended"
+                } else {
+                    "the time is over"
+                };
                 let tail = state.bytes.get(from..).unwrap_or_default();
                 let tail = &tail[tail.len().saturating_sub(4000)..];
-                return Err(format!("waited for '{text}', but {why}; there is:\n{}", String::from_utf8_lossy(tail)));
+                return Err(format!(
+                    "waited for '{text}', but {why}; there is:\n{}",
+                    String::from_utf8_lossy(tail)
+                ));
             }
-            state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .0
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -87,7 +99,12 @@ impl Transcript {
             if left.is_zero() {
                 return false;
             }
-            state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .0
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         true
     }

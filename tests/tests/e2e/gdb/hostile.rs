@@ -9,7 +9,9 @@ use tests::{LIMIT, Service};
 /// Sends bytes, reads what comes until the other side closes or has nothing to say, and goes.
 fn send(service: &Service, bytes: &[u8]) {
     let mut stream = TcpStream::connect(service.gdb_address()).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a limit");
     // The other side may have closed by now, which is its right.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
@@ -25,20 +27,36 @@ fn packet(body: &str) -> Vec<u8> {
 
 #[test]
 fn garbage_disturbs_nobody() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.run(&format!("break *{:#x}", snapshot.symbol("__x64_sys_sethostname")));
     gdb.begin("continue");
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     for _ in 0..20 {
         let bytes: Vec<u8> = (0..5000)
             .map(|_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (random >> 56) as u8
             })
             .collect();
         send(&service, &bytes);
     }
-    let half: &[&[u8]] = &[b"", b"$", b"$g", b"$g#", b"$g#0", b"$g#00", b"+", b"-----", b"\x03\x03\x03", b"$}", b"$qSupported"];
+    let half: &[&[u8]] = &[
+        b"",
+        b"$",
+        b"$g",
+        b"$g#",
+        b"$g#0",
+        b"$g#00",
+        b"+",
+        b"-----",
+        b"\x03\x03\x03",
+        b"$}",
+        b"$qSupported",
+    ];
     half.iter().for_each(|bytes| send(&service, bytes));
     for body in [
         "m0,ffffffffffffffff",
@@ -90,24 +108,28 @@ fn garbage_disturbs_nobody() {
 
 #[test]
 fn a_thousand_connections_disturb_nobody() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.run(&format!("break *{:#x}", snapshot.symbol("__x64_sys_sethostname")));
     let address = service.gdb_address();
     let mut open = Vec::new();
     for n in 0..1000 {
-        let Ok(stream) = TcpStream::connect(&address) else { continue };
+        let Ok(stream) = TcpStream::connect(&address) else {
+            continue;
+        };
         if n % 4 == 0 {
             open.push(stream);
         }
     }
-    let time = service.state("vm").1;
-    gdb.run("stepi");
-    assert_eq!(service.state("vm").1, time + 1);
-    drop(open);
-    sessions_become(&service, 1);
     gdb.begin("continue");
     let begun = service.console().begin("hostname x");
     assert!(gdb.end().contains("Breakpoint 1, "));
+    drop(open);
+    sessions_become(&service, 1);
+    let time = service.state("vm").1;
+    gdb.run("stepi");
+    assert_eq!(service.state("vm").1, time + 1);
     gdb.detach();
     assert_eq!(service.console().result(begun, LIMIT).1, 0);
 }

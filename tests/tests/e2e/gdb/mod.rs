@@ -37,8 +37,14 @@ fn attached_to(snapshot: &'static Snapshot) -> Option<(&'static Snapshot, Servic
 #[track_caller]
 fn host_name(snapshot: &Snapshot, service: &Service) -> u64 {
     let names = snapshot.symbol("init_uts_ns");
-    let bytes = service.kdd(&["mem", "read", "vm", &format!("{names:x}"), "256", "-o", "-"]).done().stdout;
-    let at = bytes.windows(9).position(|window| window == b"kdd-guest").expect("the host's name");
+    let bytes = service
+        .kdd(&["mem", "read", "vm", &format!("{names:x}"), "256", "-o", "-"])
+        .done()
+        .stdout;
+    let at = bytes
+        .windows(9)
+        .position(|window| window == b"kdd-guest")
+        .expect("the host's name");
     names + at as u64
 }
 
@@ -46,6 +52,8 @@ fn host_name(snapshot: &Snapshot, service: &Service) -> u64 {
 #[track_caller]
 fn sessions_become(service: &Service, count: usize) {
     tests::until("the sessions", || {
-        service.info("vm")["sessions"].as_array().is_some_and(|sessions| sessions.len() == count)
+        service.info("vm")["sessions"]
+            .as_array()
+            .is_some_and(|sessions| sessions.len() == count)
     });
 }

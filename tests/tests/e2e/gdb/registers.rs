@@ -4,7 +4,9 @@ use super::attached;
 
 #[test]
 fn attaching_stops_the_guest_and_quitting_lets_it_run() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let (state, before) = service.state("vm");
     assert_eq!(state, "paused");
     gdb.run("info registers");
@@ -16,16 +18,25 @@ fn attaching_stops_the_guest_and_quitting_lets_it_run() {
 
 #[test]
 fn every_register_is_shown() {
-    let Some((_, service, mut gdb)) = attached() else { return };
-    let general = gdb.run("info registers");
-    for name in ["rax", "r15", "rip", "eflags", "cs", "fs_base", "gs_base"] {
-        assert!(general.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {general}");
+    let Some((_, service, mut gdb)) = attached() else {
+        return;
+    };
+    let shown = gdb.run("info registers");
+    let core = "rax rbx rsp r15 rip eflags cs ss fs_base gs_base";
+    let control = "k_gs_base cr0 cr2 cr3 cr4 cr8 efer xcr0 gdtr_base gdtr_limit idtr_base idtr_limit ldtr tr dr0 dr3 \
+        dr6 dr7 apic_base star lstar sfmask tsc tsc_aux pat misc_enable";
+    for name in core.split_whitespace().chain(control.split_whitespace()) {
+        assert!(
+            shown.lines().any(|line| line.starts_with(&format!("{name} "))),
+            "{name}: {shown}"
+        );
     }
-    let system = gdb.run("info registers system");
-    let names = ["k_gs_base", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "xcr0", "gdtr_base", "gdtr_limit", "idtr_base"];
-    let more = ["idtr_limit", "ldtr", "tr", "dr0", "dr3", "dr6", "dr7", "apic_base", "star", "lstar", "tsc", "pat"];
-    for name in names.iter().chain(&more) {
-        assert!(system.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {system}");
+    let all = gdb.run("info all-registers");
+    for name in ["st0", "fctrl", "xmm15", "mxcsr"] {
+        assert!(
+            all.lines().any(|line| line.starts_with(&format!("{name} "))),
+            "{name}: {all}"
+        );
     }
     let dump = service.kdd(&["regs", "vm", "--json"]).done().json();
     for name in ["rip", "rsp", "cr0", "cr3", "cr4", "efer"] {
@@ -40,7 +51,9 @@ fn every_register_is_shown() {
 
 #[test]
 fn registers_are_writable_control_ones_too() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let samples = [
         ("r14", 0x1122_3344_5566_7788),
         ("cr2", 0xffff_8000_dead_b000),
@@ -78,9 +91,15 @@ fn registers_are_writable_control_ones_too() {
 
 #[test]
 fn a_value_that_the_machine_could_not_have_is_refused() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     // Reserved bits; paging without protection; a reserved bit of MXCSR.
-    for (name, value) in [("cr4", 0xffff_ffff_0000_0000_u64), ("cr0", 0x8000_0000), ("mxcsr", 0xffff_0000)] {
+    for (name, value) in [
+        ("cr4", 0xffff_ffff_0000_0000_u64),
+        ("cr0", 0x8000_0000),
+        ("mxcsr", 0xffff_0000),
+    ] {
         let before = gdb.value(&format!("${name}"));
         let answer = gdb.run(&format!("set ${name} = {value:#x}"));
         assert!(answer.contains("Could not write register"), "{name}: {answer}");
@@ -93,9 +112,22 @@ fn a_value_that_the_machine_could_not_have_is_refused() {
 
 #[test]
 fn monitor_commands_show_the_machine() {
-    let Some((snapshot, service, mut gdb)) = attached() else { return };
+    let Some((snapshot, service, mut gdb)) = attached() else {
+        return;
+    };
     let help = gdb.run("monitor help");
-    for name in ["registers", "msr", "translate", "info", "physical", "place", "pause-policy", "save", "fork", "reset"] {
+    for name in [
+        "registers",
+        "msr",
+        "translate",
+        "info",
+        "physical",
+        "place",
+        "pause-policy",
+        "save",
+        "fork",
+        "reset",
+    ] {
         assert!(help.lines().any(|line| line.starts_with(name)), "{name}: {help}");
     }
     let lstar = gdb.value("$lstar");
@@ -112,7 +144,10 @@ fn monitor_commands_show_the_machine() {
     assert!(gdb.run("monitor info sessions").contains("holds the guest"));
     assert!(gdb.run("monitor nonsense").contains("no such command"));
     let state = service.scratch().path("saved");
-    assert!(gdb.run(&format!("monitor save {}", state.display())).contains("saved to"));
+    assert!(
+        gdb.run(&format!("monitor save {}", state.display()))
+            .contains("saved to")
+    );
     assert!(state.is_file());
     let fork = gdb.run("monitor fork child");
     assert!(fork.contains("target remote 127.0.0.1:"), "{fork}");
@@ -121,7 +156,9 @@ fn monitor_commands_show_the_machine() {
 
 #[test]
 fn monitor_reset_boots_again_under_the_debugger() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.run("monitor reset");
     gdb.run("maintenance flush register-cache");
     assert!(gdb.value("$rip") < 1 << 32, "not at the kernel's entry");

@@ -5,7 +5,9 @@ use tests::{Gdb, LIMIT, has_tool, one_vcpu};
 
 #[test]
 fn a_detach_leaves_no_breakpoint_and_a_guest_that_runs() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.run(&format!("break *{:#x}", snapshot.symbol("do_sys_openat2")));
     gdb.run(&format!("watch *(long*){:#x}", snapshot.symbol("jiffies_64")));
     gdb.resume();
@@ -20,7 +22,9 @@ fn a_detach_leaves_no_breakpoint_and_a_guest_that_runs() {
 /// Kills gdb when it has printed so many lines of what it does for ever.
 #[track_caller]
 fn killed_while(begin: &[&str], forever: &str, lines: usize) {
-    let Some((_, mut service, mut gdb)) = attached_four() else { return };
+    let Some((_, mut service, mut gdb)) = attached_four() else {
+        return;
+    };
     gdb.run_all(begin);
     let start = gdb.transcript().len();
     gdb.begin(forever);
@@ -55,7 +59,9 @@ fn gdb_killed_while_the_guest_runs_leaves_it_running() {
 
 #[test]
 fn gdb_killed_at_breakpoints_leaves_the_guest_running() {
-    let Some(snapshot) = tests::four_vcpus() else { return };
+    let Some(snapshot) = tests::four_vcpus() else {
+        return;
+    };
     let often = format!("break *{:#x}", snapshot.symbol("schedule"));
     for lines in [1, 4, 20] {
         killed_while(&[&often], "while 1\ncontinue\nend", lines);
@@ -67,14 +73,23 @@ fn gdb_killed_at_breakpoints_leaves_the_guest_running() {
 
 #[test]
 fn two_debuggers_have_their_own_breakpoints_and_see_each_others_stops() {
-    let Some((snapshot, mut service, mut first)) = attached() else { return };
-    let (set, open) = (snapshot.symbol("__x64_sys_sethostname"), snapshot.symbol("vfs_write"));
+    let Some((snapshot, mut service, mut first)) = attached() else {
+        return;
+    };
+    let (set, open) = (
+        snapshot.symbol("__x64_sys_sethostname"),
+        snapshot.symbol("vfs_write"),
+    );
     let mut second = Gdb::attached(&service.gdb_address());
     first.run(&format!("break *{set:#x}"));
     second.run(&format!("break *{open:#x} if 0"));
     assert!(!first.run("info breakpoints").contains(&format!("{open:#x}")));
     let sessions = first.run("monitor info sessions");
-    assert_eq!(sessions.matches("1 breakpoints").count() + sessions.matches("0 breakpoints").count(), 2, "{sessions}");
+    assert_eq!(
+        sessions.matches("1 breakpoints").count() + sessions.matches("0 breakpoints").count(),
+        2,
+        "{sessions}"
+    );
 
     first.begin("continue");
     second.begin("continue");
@@ -82,7 +97,10 @@ fn two_debuggers_have_their_own_breakpoints_and_see_each_others_stops() {
     let stop = first.end();
     assert!(stop.contains("Breakpoint 1, "), "{stop}");
     let stop = second.end();
-    assert!(stop.contains("SIGTRAP") && stop.contains(&format!("{set:#x}")), "{stop}");
+    assert!(
+        stop.contains("SIGTRAP") && stop.contains(&format!("{set:#x}")),
+        "{stop}"
+    );
 
     // It runs again when both let it.
     first.begin("continue");
@@ -103,7 +121,9 @@ fn two_debuggers_have_their_own_breakpoints_and_see_each_others_stops() {
 
 #[test]
 fn the_guest_stays_stopped_while_anybody_holds_it() {
-    let Some((_, mut service, first)) = attached() else { return };
+    let Some((_, mut service, first)) = attached() else {
+        return;
+    };
     let mut second = Gdb::attached(&service.gdb_address());
     first.detach();
     let (state, time) = service.state("vm");
@@ -119,7 +139,9 @@ fn the_guest_stays_stopped_while_anybody_holds_it() {
 
 #[test]
 fn a_debugger_may_come_again_and_again() {
-    let Some(snapshot) = one_vcpu().filter(|_| has_tool("gdb")) else { return };
+    let Some(snapshot) = one_vcpu().filter(|_| has_tool("gdb")) else {
+        return;
+    };
     let mut service = snapshot.service();
     for n in 0..10 {
         let mut gdb = Gdb::attached(&service.gdb_address());
@@ -137,7 +159,9 @@ fn a_debugger_may_come_again_and_again() {
 
 #[test]
 fn extended_remote_can_restart_the_guest() {
-    let Some(snapshot) = one_vcpu().filter(|_| has_tool("gdb")) else { return };
+    let Some(snapshot) = one_vcpu().filter(|_| has_tool("gdb")) else {
+        return;
+    };
     let mut service = snapshot.service();
     let mut gdb = Gdb::start();
     let answer = gdb.run(&format!("target extended-remote {}", service.gdb_address()));
@@ -149,7 +173,9 @@ fn extended_remote_can_restart_the_guest() {
 
 #[test]
 fn a_guest_that_powers_off_has_exited() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.begin("continue");
     service.console().types("exit\r");
     let end = gdb.end();

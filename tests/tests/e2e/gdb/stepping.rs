@@ -20,7 +20,9 @@ fn instruction(gdb: &mut Gdb) -> (String, u64) {
     let text = gdb.run("x/2i $rip");
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default().to_owned();
-    let next = lines.next().and_then(|line| line.trim().strip_prefix("0x")?.split(':').next());
+    let next = lines
+        .next()
+        .and_then(|line| line.trim().strip_prefix("0x")?.split(':').next());
     let next = next.and_then(|digits| u64::from_str_radix(digits, 16).ok());
     (first, next.unwrap_or_else(|| panic!("{text}")))
 }
@@ -40,7 +42,9 @@ fn step_to_a_call(gdb: &mut Gdb) -> u64 {
 
 #[test]
 fn stepi_executes_one_instruction() {
-    let Some((_, service, mut gdb)) = at_open() else { return };
+    let Some((_, service, mut gdb)) = at_open() else {
+        return;
+    };
     let time = service.state("vm").1;
     let (text, next) = instruction(&mut gdb);
     gdb.run("stepi");
@@ -55,7 +59,9 @@ fn stepi_executes_one_instruction() {
 
 #[test]
 fn nexti_passes_over_a_call_and_stepi_goes_into_it() {
-    let Some((_, _service, mut gdb)) = at_open() else { return };
+    let Some((_, _service, mut gdb)) = at_open() else {
+        return;
+    };
     let next = step_to_a_call(&mut gdb);
     let stack = gdb.value("$rsp");
     gdb.run("nexti");
@@ -69,7 +75,9 @@ fn nexti_passes_over_a_call_and_stepi_goes_into_it() {
 
 #[test]
 fn finish_goes_back_to_the_caller() {
-    let Some((_, _service, mut gdb)) = at_open() else { return };
+    let Some((_, _service, mut gdb)) = at_open() else {
+        return;
+    };
     let (caller, stack) = (gdb.value("*(unsigned long*)$rsp"), gdb.value("$rsp"));
     let answer = gdb.run("finish");
     assert!(answer.contains("Run till exit"), "{answer}");
@@ -80,7 +88,9 @@ fn finish_goes_back_to_the_caller() {
 
 #[test]
 fn until_and_advance_run_to_a_place() {
-    let Some((_, _service, mut gdb)) = at_open() else { return };
+    let Some((_, _service, mut gdb)) = at_open() else {
+        return;
+    };
     let next = step_to_a_call(&mut gdb);
     gdb.run(&format!("advance *{next:#x}"));
     assert_eq!(gdb.value("$rip"), next);
@@ -91,7 +101,9 @@ fn until_and_advance_run_to_a_place() {
 
 #[test]
 fn a_step_over_a_breakpoint_does_not_miss_the_next_one() {
-    let Some((snapshot, mut service, mut gdb)) = at_open() else { return };
+    let Some((snapshot, mut service, mut gdb)) = at_open() else {
+        return;
+    };
     let function = snapshot.symbol("do_sys_openat2");
     let (_, second) = instruction(&mut gdb);
     gdb.run(&format!("break *{function:#x}"));
@@ -105,7 +117,9 @@ fn a_step_over_a_breakpoint_does_not_miss_the_next_one() {
 
 #[test]
 fn ctrl_c_stops_a_guest_that_runs() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.begin("continue");
     service.console().answers();
     gdb.interrupt();
@@ -125,7 +139,9 @@ fn ctrl_c_stops_a_guest_that_runs() {
 
 #[test]
 fn ctrl_c_ends_a_long_step() {
-    let Some((_, mut service, mut gdb)) = attached() else { return };
+    let Some((_, mut service, mut gdb)) = attached() else {
+        return;
+    };
     gdb.run("display/i $pc");
     gdb.begin("stepi 100000000");
     let before = service.state("vm").1;

@@ -8,7 +8,9 @@ const BUSY: &str = "for cpu in 1 2 4 8; do taskset $cpu sh -c 'while :; do :; do
 
 #[test]
 fn each_vcpu_is_a_thread() {
-    let Some((_, mut service, mut gdb)) = attached_four() else { return };
+    let Some((_, mut service, mut gdb)) = attached_four() else {
+        return;
+    };
     let list = gdb.run("info threads");
     for vcpu in 0..4 {
         assert!(list.contains(&format!("\"vCPU {vcpu}\" (")), "{list}");
@@ -17,8 +19,14 @@ fn each_vcpu_is_a_thread() {
     for thread in 1..=4 {
         gdb.run(&format!("thread {thread}"));
         bases.push(gdb.value("$gs_base"));
-        let dump = service.kdd(&["regs", "vm", "--vcpu", &(thread - 1).to_string(), "--json"]).done().json();
-        assert_eq!(dump["registers"]["rip"], format!("{:#x}", gdb.value("$rip")).as_str());
+        let dump = service
+            .kdd(&["regs", "vm", "--vcpu", &(thread - 1).to_string(), "--json"])
+            .done()
+            .json();
+        assert_eq!(
+            dump["registers"]["rip"],
+            format!("{:#x}", gdb.value("$rip")).as_str()
+        );
     }
     bases.sort_unstable();
     bases.dedup();
@@ -31,7 +39,9 @@ fn each_vcpu_is_a_thread() {
 
 #[test]
 fn scheduler_locking_keeps_the_others_still() {
-    let Some((_, mut service, mut gdb)) = attached_four() else { return };
+    let Some((_, mut service, mut gdb)) = attached_four() else {
+        return;
+    };
     gdb.begin("continue");
     service.console().command(BUSY);
     service.console().answers();
@@ -65,11 +75,15 @@ fn scheduler_locking_keeps_the_others_still() {
 
 #[test]
 fn a_stop_names_the_vcpu() {
-    let Some((snapshot, mut service, mut gdb)) = attached_four() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached_four() else {
+        return;
+    };
     gdb.run(&format!("break *{:#x}", snapshot.symbol("__x64_sys_sethostname")));
     for vcpu in [2, 0, 3, 1] {
         gdb.begin("continue");
-        let begun = service.console().begin(&format!("taskset {:x} hostname on{vcpu}", 1 << vcpu));
+        let begun = service
+            .console()
+            .begin(&format!("taskset {:x} hostname on{vcpu}", 1 << vcpu));
         let stop = gdb.end();
         let thread = gdb.run("thread");
         assert!(thread.contains(&format!("\"vCPU {vcpu}\"")), "{stop}{thread}");
@@ -82,10 +96,17 @@ fn a_stop_names_the_vcpu() {
 
 #[test]
 fn a_breakpoint_for_one_thread_stops_only_there() {
-    let Some((snapshot, mut service, mut gdb)) = attached_four() else { return };
-    gdb.run(&format!("break *{:#x} thread 3", snapshot.symbol("__x64_sys_sethostname")));
+    let Some((snapshot, mut service, mut gdb)) = attached_four() else {
+        return;
+    };
+    gdb.run(&format!(
+        "break *{:#x} thread 3",
+        snapshot.symbol("__x64_sys_sethostname")
+    ));
     gdb.begin("continue");
-    service.console().types("taskset 1 hostname a; taskset 2 hostname b; taskset 4 hostname c\r");
+    service
+        .console()
+        .types("taskset 1 hostname a; taskset 2 hostname b; taskset 4 hostname c\r");
     let stop = gdb.end();
     assert!(stop.contains("hit Breakpoint 1"), "{stop}");
     assert!(gdb.run("thread").contains("\"vCPU 2\""));

@@ -5,14 +5,19 @@ use tests::LIMIT;
 
 #[test]
 fn a_write_is_seen_with_old_and_new_value() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let name = host_name(snapshot, &service);
     gdb.run(&format!("watch *(char*){name:#x}"));
     gdb.begin("continue");
     let begun = service.console().begin("hostname Zebra");
     let stop = gdb.end();
     assert!(stop.contains("Hardware watchpoint 1: "), "{stop}");
-    assert!(stop.contains("Old value = 107 'k'") && stop.contains("New value = 90 'Z'"), "{stop}");
+    assert!(
+        stop.contains("Old value = 107 'k'") && stop.contains("New value = 90 'Z'"),
+        "{stop}"
+    );
     gdb.run("delete");
     gdb.begin("continue");
     assert_eq!(service.console().result(begun, LIMIT).1, 0);
@@ -22,30 +27,42 @@ fn a_write_is_seen_with_old_and_new_value() {
 
 #[test]
 fn of_two_watchpoints_the_one_that_was_hit_is_named() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let name = host_name(snapshot, &service);
     gdb.run(&format!("awatch *(char*){:#x}", name + 130));
     gdb.run(&format!("watch *(char*){:#x}", name + 3));
     gdb.begin("continue");
     service.console().types("hostname ABCDEF\r");
     let stop = gdb.end();
-    assert!(stop.contains("Hardware watchpoint 2: ") && stop.contains("'D'"), "{stop}");
+    assert!(
+        stop.contains("Hardware watchpoint 2: ") && stop.contains("'D'"),
+        "{stop}"
+    );
 }
 
 #[test]
 fn a_read_is_seen_and_a_write_is_not_a_read() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let name = host_name(snapshot, &service);
     gdb.run(&format!("rwatch *(char*){name:#x}"));
     gdb.begin("continue");
     service.console().types("echo; hostname\r");
     let stop = gdb.end();
-    assert!(stop.contains("Hardware read watchpoint 1: ") && stop.contains("Value = 107 'k'"), "{stop}");
+    assert!(
+        stop.contains("Hardware read watchpoint 1: ") && stop.contains("Value = 107 'k'"),
+        "{stop}"
+    );
 }
 
 #[test]
 fn every_access_is_seen_by_an_access_watchpoint() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let name = host_name(snapshot, &service);
     gdb.run(&format!("awatch *(char*){name:#x}"));
     gdb.begin("continue");
@@ -55,15 +72,26 @@ fn every_access_is_seen_by_an_access_watchpoint() {
         stops += &gdb.end();
         gdb.begin("continue");
     }
-    assert_eq!(stops.matches("Hardware access (read/write) watchpoint 1: ").count(), 3, "{stops}");
-    assert!(stops.contains("Value = 107 'k'") && stops.contains("New value = 81 'Q'"), "{stops}");
+    assert_eq!(
+        stops
+            .matches("Hardware access (read/write) watchpoint 1: ")
+            .count(),
+        3,
+        "{stops}"
+    );
+    assert!(
+        stops.contains("Value = 107 'k'") && stops.contains("New value = 81 'Q'"),
+        "{stops}"
+    );
     gdb.interrupt();
     gdb.end();
 }
 
 #[test]
 fn a_watchpoint_may_be_large() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
     let name = host_name(snapshot, &service);
     gdb.run(&format!("watch *(char(*)[60]){name:#x}"));
     gdb.begin("continue");
@@ -74,8 +102,13 @@ fn a_watchpoint_may_be_large() {
 
 #[test]
 fn a_watchpoint_on_the_kernels_clock_stops_and_the_guest_goes_on() {
-    let Some((snapshot, mut service, mut gdb)) = attached() else { return };
-    gdb.run(&format!("watch *(unsigned long*){:#x}", snapshot.symbol("jiffies_64")));
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
+    gdb.run(&format!(
+        "watch *(unsigned long*){:#x}",
+        snapshot.symbol("jiffies_64")
+    ));
     for _ in 0..5 {
         let stop = gdb.resume();
         assert!(stop.contains("Hardware watchpoint 1: "), "{stop}");
