@@ -4,7 +4,7 @@ mod common;
 
 use common::toy::{CELL, LOOP, MEMORY, SECOND, Toy};
 use common::{Client, packet};
-use hv_core::introspect::{DomainState, Introspect};
+use hv_core::introspect::{DomainState, Introspect, ReadRegisters};
 use introspect::Target;
 use std::sync::Arc;
 
