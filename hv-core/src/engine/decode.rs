@@ -222,6 +222,12 @@ impl Vcpu {
         }
     }
 
+    /// #GP(0) where RIP lies beyond the code segment: no page is looked at then.
+    pub(crate) fn check_code_limit(&mut self) -> Exec {
+        let (_, limit) = self.code_window();
+        if self.mode != Mode::Long && self.rip > limit as u64 { Err(self.general_protection()) } else { Ok(()) }
+    }
+
     fn fetch_page(&mut self, bus: &mut Bus, linear: u64, limit: usize) -> Exec<Fetched> {
         let physical = self.translate_fetch(bus, linear)?;
         let length = (0x1000 - (linear as usize & 0xfff)).min(limit);
@@ -233,9 +239,8 @@ impl Vcpu {
     /// Decodes the block at RIP; with `single`, one instruction that ignores breakpoints and isn't noted as code.
     pub(crate) fn decode_block(&mut self, bus: &mut Bus, single: bool) -> Exec<Block> {
         let linear = self.fetch_address();
-        if self.mode != Mode::Long && self.rip > self.r.segments[seg::CS].limit as u64 {
-            return Err(self.general_protection());
-        }
+        self.check_code_limit()?;
+        let (_, limit) = self.code_window();
         let fetched = self.fetch_page(bus, linear, if single { 2 * MAX_LENGTH } else { 4096 })?;
         let mut block = Block {
             rip: self.rip,
@@ -244,6 +249,7 @@ impl Vcpu {
             physical: fetched.physical,
             second_frame: None,
             mode: self.mode as u8,
+            limit,
             serial: 0,
             links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
@@ -291,9 +297,11 @@ impl Vcpu {
                 }
                 return self.decode_straddling(bus, linear, &fetched, block);
             }
-            let fits_limit = self.mode == Mode::Long
-                || instruction.next_ip().wrapping_sub(1) <= self.r.segments[seg::CS].limit as u64;
-            if !fits_limit && !block.ops.is_empty() {
+            let last = self.rip.wrapping_add(decoder.position() as u64 - 1);
+            if self.mode != Mode::Long && last > limit as u64 {
+                if block.ops.is_empty() {
+                    return Err(self.general_protection());
+                }
                 break;
             }
             used = decoder.position();
@@ -320,6 +328,9 @@ impl Vcpu {
         first: &Fetched,
         mut block: Block,
     ) -> Exec<Block> {
+        if self.mode != Mode::Long && self.rip + first.length as u64 > block.limit as u64 {
+            return Err(self.general_protection());
+        }
         let next = self.wrap_linear(linear.wrapping_add(first.length as u64));
         let second = self.fetch_page(bus, next, 15)?;
         let mut bytes = [0; 30];

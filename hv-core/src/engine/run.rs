@@ -222,8 +222,11 @@ impl Runner {
         let cpu = &mut self.cpu;
         let (rip, mode) = (cpu.rip, cpu.mode as u8);
         let linear = cpu.fetch_address();
+        cpu.check_code_limit()?;
         let physical = cpu.translate_fetch(bus, linear)?;
-        if let Some(index) = cache.find(physical, rip, mode) {
+        if let Some(index) = cache.find(physical, rip, mode)
+            && cache.get(index).limit == cpu.code_window().1
+        {
             let still_there = match cache.get(index).second_frame {
                 None => true,
                 Some(frame) => {
