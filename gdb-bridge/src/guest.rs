@@ -40,6 +40,8 @@ pub struct Client {
     pub swbreak: bool,
     /// `hwbreak` as a stop reason.
     pub hwbreak: bool,
+    /// It is gdb, which is told of a register `system`.
+    pub system_register: bool,
     /// It uses `extended-remote`: a detach leaves the connection open.
     pub extended: bool,
     /// Nothing is acknowledged any more.

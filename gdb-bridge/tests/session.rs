@@ -4,7 +4,7 @@ mod common;
 
 use common::toy::{CELL, LOOP, MEMORY, SECOND, Toy};
 use common::{Client, packet};
-use hv_core::introspect::{DomainState, Introspect};
+use hv_core::introspect::{DomainState, Introspect, ReadRegisters};
 use introspect::Target;
 use std::sync::Arc;
 
@@ -148,6 +148,24 @@ fn registers_are_read_and_written_one_by_one_and_together() {
     let changed = format!("{}{}", "1100000000000000", &all[16..]);
     assert_eq!(client.ask(&format!("G{changed}")), "OK");
     assert_eq!(client.ask("g"), changed);
+}
+
+#[test]
+fn the_system_registers_are_one_register_too() {
+    let (toy, target) = domain(1);
+    let mut client = Client::attach(&target);
+    let number = (0x42..).find(|n| client.ask(&format!("p{:x}", n + 1)).starts_with('E'));
+    let number = number.expect("the last register");
+    let all = client.ask(&format!("p{number:x}"));
+    // k_gs_base, cr0, cr2, cr3 come first.
+    let cr2 = client.ask("p1c");
+    assert_eq!(all[32..48], cr2);
+    let changed = format!("{}efbeadde00000000{}", &all[..32], &all[48..]);
+    assert_eq!(client.ask(&format!("P{number:x}={changed}")), "OK");
+    assert_eq!(toy.registers(hv_core::VcpuId(0)).unwrap().cr2, 0xdead_beef);
+    // It isn't part of `g`.
+    let g = client.ask("g").len();
+    assert!(g < 2 * 1000 && all.len() > 2 * 300, "{g} {}", all.len());
 }
 
 #[test]

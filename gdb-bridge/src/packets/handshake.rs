@@ -10,6 +10,8 @@ pub fn supported(guest: &mut Guest, features: &[u8]) -> Flow {
         match feature {
             b"swbreak+" => guest.client.swbreak = true,
             b"hwbreak+" => guest.client.hwbreak = true,
+            // Only gdb says so.
+            b"vContSupported+" => guest.client.system_register = true,
             _ => {}
         }
     }

@@ -1,14 +1,15 @@
 //! The target description: the table as XML (GDB manual, appendix G).
 
+use super::system::{self, SYSTEM, SYSTEM_BYTES};
 use super::{Feature, Register, TABLE};
-use hv_core::regs::rflags;
+use hv_core::regs::{cr0, cr4, efer, rflags};
 use std::fmt::Write;
 use std::sync::OnceLock;
 
-/// The document, made once.
-pub fn description() -> &'static str {
-    static XML: OnceLock<String> = OnceLock::new();
-    XML.get_or_init(|| {
+/// The document, made once; with the register `system` or without.
+pub fn description(system: bool) -> &'static str {
+    static XML: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+    XML[usize::from(system)].get_or_init(|| {
         let mut xml = String::from(
             "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n<target version=\"1.0\">\n\
              <architecture>i386:x86-64</architecture>\n",
@@ -19,6 +20,9 @@ pub fn description() -> &'static str {
             types(&mut xml, *feature);
             for (number, register) in TABLE.iter().enumerate().filter(|(_, r)| r.feature == *feature) {
                 line(&mut xml, number, register);
+            }
+            if system && *feature == Feature::System {
+                system_register(&mut xml);
             }
             xml.push_str("</feature>\n");
         }
@@ -44,6 +48,28 @@ fn line(xml: &mut String, number: usize, register: &Register) {
     let _ = writeln!(
         xml,
         "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\" regnum=\"{number}\"{group}/>"
+    );
+}
+
+/// See [`super::system`].
+fn system_register(xml: &mut String) {
+    for (name, fields) in SYSTEM_FLAGS {
+        flags(xml, &format!("x86_{name}"), 8, fields);
+    }
+    xml.push_str("<struct id=\"x86_system\">\n");
+    for Register { name, kind, .. } in system::members() {
+        let kind = match SYSTEM_FLAGS.iter().find(|(flags, _)| flags == name) {
+            Some(_) => format!("x86_{name}"),
+            None => (*kind).to_owned(),
+        };
+        let _ = writeln!(xml, "<field name=\"{name}\" type=\"{kind}\"/>");
+    }
+    // As the only element of a vector it stays out of `info registers`, where its fields are already.
+    xml.push_str("</struct>\n<vector id=\"x86_system_vector\" type=\"x86_system\" count=\"1\"/>\n");
+    let _ = writeln!(
+        xml,
+        "<reg name=\"system\" bitsize=\"{}\" type=\"x86_system_vector\" regnum=\"{SYSTEM}\" group=\"system\"/>",
+        SYSTEM_BYTES * 8
     );
 }
 
@@ -105,6 +131,51 @@ const MXCSR: &[(&str, u64)] = &[
     ("PM", 1 << 12),
     ("RC", 3 << 13),
     ("FZ", 1 << 15),
+];
+
+/// The registers of which `print $system` shows the bits.
+const SYSTEM_FLAGS: &[(&str, &[(&str, u64)])] = &[("cr0", CR0), ("cr4", CR4), ("efer", EFER)];
+
+const CR0: &[(&str, u64)] = &[
+    ("PE", cr0::PE),
+    ("MP", cr0::MP),
+    ("EM", cr0::EM),
+    ("TS", cr0::TS),
+    ("ET", cr0::ET),
+    ("NE", cr0::NE),
+    ("WP", cr0::WP),
+    ("AM", cr0::AM),
+    ("NW", cr0::NW),
+    ("CD", cr0::CD),
+    ("PG", cr0::PG),
+];
+
+const CR4: &[(&str, u64)] = &[
+    ("VME", cr4::VME),
+    ("PVI", cr4::PVI),
+    ("TSD", cr4::TSD),
+    ("DE", cr4::DE),
+    ("PSE", cr4::PSE),
+    ("PAE", cr4::PAE),
+    ("MCE", cr4::MCE),
+    ("PGE", cr4::PGE),
+    ("PCE", cr4::PCE),
+    ("OSFXSR", cr4::OSFXSR),
+    ("OSXMMEXCPT", cr4::OSXMMEXCPT),
+    ("UMIP", cr4::UMIP),
+    ("LA57", cr4::LA57),
+    ("FSGSBASE", cr4::FSGSBASE),
+    ("PCIDE", cr4::PCIDE),
+    ("OSXSAVE", cr4::OSXSAVE),
+    ("SMEP", cr4::SMEP),
+    ("SMAP", cr4::SMAP),
+];
+
+const EFER: &[(&str, u64)] = &[
+    ("SCE", efer::SCE),
+    ("LME", efer::LME),
+    ("LMA", efer::LMA),
+    ("NXE", efer::NXE),
 ];
 
 /// What gdb's own description of SSE says.

@@ -6,10 +6,12 @@
 
 mod description;
 mod slot;
+mod system;
 mod table;
 
 pub use description::description;
 pub use slot::{Refused, Slot};
+pub use system::{SYSTEM, SYSTEM_BYTES};
 pub use table::TABLE;
 
 use hv_core::addr::VcpuId;
@@ -25,7 +27,7 @@ pub enum Feature {
     Segments,
     /// `org.gnu.gdb.i386.sse`.
     Sse,
-    /// Ours: control and model-specific registers, what `info registers system` shows.
+    /// Ours: control and model-specific registers, what `info registers system` shows (see [`SYSTEM`]).
     System,
 }
 
@@ -132,6 +134,32 @@ impl View<'_> {
         }
     }
 
+    /// Changes those of `registers` whose values in `bytes`, one behind the other, differ from what they are. A
+    /// client sends all back to change one, and those that are read by their numbers (the TSC) have moved on since:
+    /// they are left alone.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with a value.
+    pub fn set_changed(
+        &mut self,
+        registers: impl Iterator<Item = &'static Register>,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let mut rest = bytes;
+        for register in registers {
+            let Some((value, tail)) = rest.split_at_checked(register.bytes()) else {
+                break;
+            };
+            rest = tail;
+            let mut now = Vec::new();
+            self.put(register, &mut now);
+            if now != value && !matches!(register.slot, Slot::OtherMsr(_)) {
+                self.set(register, value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the vCPU.
     ///
     /// # Errors
@@ -176,6 +204,16 @@ mod tests {
         for (number, name) in expected {
             assert_eq!(TABLE[number].name, name);
         }
+    }
+
+    #[test]
+    fn gdb_alone_is_told_of_a_register_that_holds_the_system_group() {
+        let field = "<field name=\"cr3\" type=\"uint64\"/>";
+        assert!(description(true).contains(field) && description(true).contains("<reg name=\"system\""));
+        assert!(!description(false).contains(field) && !description(false).contains("<reg name=\"system\""));
+        assert!(TABLE.iter().all(|r| r.name != "system"), "the name must be free");
+        let sum: usize = system::members().map(Register::bytes).sum();
+        assert_eq!(sum, SYSTEM_BYTES);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The architecture as gdbstub wants it described.
 
-use crate::registers::{FILE_LENGTH, RIP, TABLE};
+use crate::registers::{FILE_LENGTH, RIP, SYSTEM, SYSTEM_BYTES, TABLE};
 use gdbstub::arch::{Arch, RegId, Registers};
 use std::num::NonZeroUsize;
 
@@ -20,8 +20,12 @@ pub struct RegisterNumber(pub usize);
 
 impl RegId for RegisterNumber {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
-        let register = TABLE.get(id)?;
-        Some((RegisterNumber(id), NonZeroUsize::new(register.bytes())))
+        let bytes = match TABLE.get(id) {
+            Some(register) => register.bytes(),
+            None if id == SYSTEM => SYSTEM_BYTES,
+            None => return None,
+        };
+        Some((RegisterNumber(id), NonZeroUsize::new(bytes)))
     }
     fn to_raw_id(&self) -> Option<usize> {
         Some(self.0)

@@ -3,7 +3,7 @@
 use super::arch::{RegisterFile, RegisterNumber, X86};
 use super::{REFUSED, vcpu};
 use crate::guest::Guest;
-use crate::registers::{TABLE, View, description};
+use crate::registers::{Slot, TABLE, View, description};
 use crate::threads;
 use gdbstub::common::Tid;
 use gdbstub::target::ext::base::BaseOps;
@@ -85,23 +85,11 @@ impl MultiThreadBase for Guest {
         Ok(())
     }
 
-    /// Only what differs is written: a client sends the whole file back to change one register, and some
-    /// registers (the TSC) have moved on since.
+    /// Only what differs is written.
     fn write_registers(&mut self, file: &RegisterFile, thread: Tid) -> TargetResult<(), Self> {
         self.hold();
         let mut view = self.view(thread)?;
-        let mut rest = &file.0[..];
-        for register in TABLE {
-            let Some((value, tail)) = rest.split_at_checked(register.bytes()) else {
-                break;
-            };
-            rest = tail;
-            let mut now = Vec::new();
-            view.put(register, &mut now);
-            if now != value && !matches!(register.slot, crate::registers::Slot::OtherMsr(_)) {
-                view.set(register, value).map_err(refused)?;
-            }
-        }
+        view.set_changed(TABLE.iter(), &file.0).map_err(refused)?;
         view.write().map_err(refused)
     }
 
@@ -144,7 +132,11 @@ impl SingleRegisterAccess<Tid> for Guest {
     ) -> TargetResult<usize, Self> {
         self.hold();
         let mut value = Vec::new();
-        self.view(thread)?.put(&TABLE[number.0], &mut value);
+        let view = self.view(thread)?;
+        match TABLE.get(number.0) {
+            Some(register) => view.put(register, &mut value),
+            None => view.put_system(&mut value),
+        }
         buffer[..value.len()].copy_from_slice(&value);
         Ok(value.len())
     }
@@ -156,10 +148,12 @@ impl SingleRegisterAccess<Tid> for Guest {
         value: &[u8],
     ) -> TargetResult<(), Self> {
         self.hold();
-        let register = &TABLE[number.0];
         let mut view = self.view(thread)?;
-        view.set(register, value).map_err(refused)?;
-        if matches!(register.slot, crate::registers::Slot::OtherMsr(_)) {
+        match TABLE.get(number.0) {
+            Some(register) => view.set(register, value).map_err(refused)?,
+            None => view.set_system(value).map_err(refused)?,
+        }
+        if matches!(TABLE.get(number.0), Some(register) if matches!(register.slot, Slot::OtherMsr(_))) {
             return Ok(());
         }
         view.write().map_err(refused)
@@ -189,7 +183,7 @@ impl TargetDescriptionXmlOverride for Guest {
         if annex != b"target.xml" {
             return Err(TargetError::Errno(0));
         }
-        let xml = description().as_bytes();
+        let xml = description(self.client.system_register).as_bytes();
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|o| xml.get(o..))

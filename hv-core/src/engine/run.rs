@@ -95,6 +95,9 @@ impl Runner {
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
         // RF lasts for one instruction.
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
+            if self.at_break(bus) {
+                return Exit::Break;
+            }
             return self.run_precise(bus);
         }
         // The block that control comes from.
@@ -106,6 +109,7 @@ impl Runner {
             if left == 0 {
                 return Exit::Time;
             }
+            let cr2 = cpu.r.cr2;
             let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
             let index = match linked {
                 Some(index) => index,
@@ -118,6 +122,11 @@ impl Runner {
                     }
                     Err(Abort) => {
                         from = None;
+                        if self.cpu.is_break_before_fault(bus) {
+                            self.cpu.pending = Pending::Nothing;
+                            self.cpu.r.cr2 = cr2;
+                            return Exit::Break;
+                        }
                         match self.deliver_pending(bus) {
                             Some(exit) => return exit,
                             None => continue,
@@ -180,6 +189,13 @@ impl Runner {
         }
     }
 
+    /// Whether an execution breakpoint of the debugger's side is at RIP, for code that runs without decoded blocks.
+    fn at_break(&self, bus: &Bus) -> bool {
+        let linear = self.cpu.fetch_address();
+        !bus.watches.is_empty()
+            && self.cpu.look_up(bus, linear).is_some_and(|physical| bus.watches.is_break_address(linear, physical))
+    }
+
     fn must_look(&self, bus: &Bus) -> bool {
         bus.platform.has_signals()
             || bus.platform.interrupt_pending(self.cpu.id) != self.cpu.interrupt_line
@@ -206,8 +222,11 @@ impl Runner {
         let cpu = &mut self.cpu;
         let (rip, mode) = (cpu.rip, cpu.mode as u8);
         let linear = cpu.fetch_address();
+        cpu.check_code_limit()?;
         let physical = cpu.translate_fetch(bus, linear)?;
-        if let Some(index) = cache.find(physical, rip, mode) {
+        if let Some(index) = cache.find(physical, rip, mode)
+            && cache.get(index).limit == cpu.code_window().1
+        {
             let still_there = match cache.get(index).second_frame {
                 None => true,
                 Some(frame) => {
@@ -291,6 +310,22 @@ impl Runner {
 }
 
 impl Vcpu {
+    /// Whether the fetch just tried hit a page that isn't executable, where an execution breakpoint of the debugger's
+    /// side is: that comes before the fault (SDM vol. 3A, table 6-2). gdb lets the functions it calls return to such a
+    /// place on the stack. Where the page is absent the breakpoint waits for it to be mapped.
+    fn is_break_before_fault(&self, bus: &Bus) -> bool {
+        matches!(self.pending, Pending::Exception { vector: vector::PF, error: Some(code) } if code & 1 != 0)
+            && bus.watches.is_break_address(self.fetch_address(), u64::MAX)
+    }
+
+    /// The physical address that a fetch would have, without the fault that it may raise.
+    pub(crate) fn peek_fetch(&mut self, bus: &mut Bus, linear: u64) -> Option<u64> {
+        let (pending, cr2) = (self.pending, self.r.cr2);
+        let physical = self.translate_fetch(bus, linear).ok();
+        (self.pending, self.r.cr2) = (pending, cr2);
+        physical
+    }
+
     /// SDM vol. 3B, 17.2.4: an instruction breakpoint of the guest's debug registers at RIP.
     fn hits_instruction_breakpoint(&mut self) -> bool {
         let dr7 = self.r.dr7;

@@ -417,7 +417,8 @@ impl Machine {
         let cpu = &mut self.runners[n].cpu;
         let used = cpu.clock - self.clock;
         self.clock = cpu.clock;
-        if !alone {
+        // A step of the one whose turn it is counts: gdb passes its breakpoints so, and the schedule stays as it was.
+        if !alone || n == self.current {
             self.slice_left = if cpu.yield_slice { 0 } else { self.slice_left.saturating_sub(used) };
         }
         match exit {
@@ -450,7 +451,7 @@ impl Machine {
     fn at_breakpoint(&mut self, n: usize) -> Result<Exit, RunExit> {
         let cpu = &mut self.runners[n].cpu;
         let linear = cpu.fetch_address();
-        let physical = cpu.translate_fetch(&mut self.bus, linear).ok();
+        let physical = cpu.peek_fetch(&mut self.bus, linear);
         let hits = self.bus.watches.breaks_at(linear, physical, cpu.r.cr3 & !0xfff);
         let mut ids = Vec::new();
         for (id, breakpoint) in hits {

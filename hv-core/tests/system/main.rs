@@ -5,6 +5,7 @@
 mod bench;
 
 mod breakpoints;
+mod breakpoints_before_faults;
 mod control_registers;
 mod delivery;
 mod determinism;
