@@ -24,6 +24,7 @@ use crate::resume::Plan;
 use crate::stub::{Outcome, Stop, Stub};
 use introspect::{Target, TargetEvent};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// When this much waits to be sent, no further packet is taken.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -44,6 +45,8 @@ pub struct GdbSession {
     plan: Option<Plan>,
     /// The last stop was the client's own Ctrl-C.
     interrupted: bool,
+    /// A Ctrl-C that came while the guest was stopped, and when.
+    late: Option<Instant>,
     /// A breakpoint that was hit just before that.
     overtaken: Option<Stop>,
     /// Another debugger's stops were noted already since the guest was resumed.
@@ -84,6 +87,7 @@ impl GdbSession {
             last: Vec::new(),
             plan: None,
             interrupted: false,
+            late: None,
             overtaken: None,
             noted: false,
             closed: false,

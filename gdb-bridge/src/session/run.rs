@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long stepping goes on before input is looked at again.
 const SLICE: Duration = Duration::from_millis(2);
 
+/// How long a Ctrl-C that crossed a stop reply counts for the next resumption.
+const LATE: Duration = Duration::from_millis(250);
+
 /// gdb's numbers.
 const SIGINT: u8 = 2;
 const SIGSEGV: u8 = 11;
@@ -36,6 +39,9 @@ impl GdbSession {
         }
         if let Some(stop) = self.cannot_run() {
             return self.stop(stop);
+        }
+        if self.late.take().is_some_and(|at| at.elapsed() < LATE) {
+            return self.stop(Stop::Signal(SIGINT, self.guest.selected));
         }
         match self.plan {
             Some(Plan::Continue) => {
@@ -139,7 +145,13 @@ impl GdbSession {
     }
 
     /// The stop at an execution breakpoint, in words that the client knows.
+    ///
+    /// gdb goes on by itself from a breakpoint that it doesn't know at RIP: one at a physical address is a signal.
     fn breakpoint(&self, vcpu: VcpuId, kind: Kind) -> Stop {
+        let registers = self.guest.domain().registers(vcpu);
+        if !registers.is_ok_and(|registers| self.guest.breakpoints.is_known_at(kind, registers.rip)) {
+            return Stop::Signal(SIGTRAP, vcpu);
+        }
         match kind {
             Kind::Hardware if self.guest.client.hwbreak => Stop::Breakpoint { vcpu, hardware: true },
             Kind::Software if self.guest.client.swbreak => Stop::Breakpoint {
@@ -190,9 +202,11 @@ impl GdbSession {
         Stop::Signal(SIGSEGV, vcpu)
     }
 
-    /// Ctrl-C. While the guest is stopped it means nothing: it crossed a stop reply on the way.
+    /// Ctrl-C. While the guest is stopped, it crossed a stop reply on the way: to a client that goes on at once,
+    /// because it carries out `stepi 1000` or passes a breakpoint, it is due at the next stop.
     pub(super) fn interrupt(&mut self) {
         if self.plan.is_none() {
+            self.late = Some(Instant::now());
             return;
         }
         self.guest.hold();
