@@ -186,6 +186,7 @@ impl Guest {
         self.detached = false;
         self.hold();
         match &self.last_stop {
+            _ if self.client.lldb => self.stop_info(self.viewed),
             Some(body) => body.clone(),
             None => self.stop_reply(SIGTRAP, self.selected),
         }

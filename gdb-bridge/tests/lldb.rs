@@ -10,7 +10,11 @@ fn attach(target: &std::sync::Arc<introspect::Target>) -> Client {
     client.raw(b"+");
     assert_eq!(client.ask("QStartNoAckMode"), "OK");
     assert_eq!(client.ask("QThreadSuffixSupported"), "");
-    assert!(client.ask("?").starts_with("T05thread:1;"));
+    let stop = client.ask("?");
+    assert!(
+        stop.starts_with("T05thread:1;") && stop.ends_with("name:vCPU 0;"),
+        "{stop}"
+    );
     client
 }
 

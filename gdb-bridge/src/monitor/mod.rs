@@ -126,14 +126,20 @@ fn find(name: &str) -> Result<&'static Command, String> {
 fn help(_: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     match arguments {
         [] => Ok(list()),
-        [name, ..] => find(name).map(|c| format!("{} {}: {}\n", c.name, c.arguments, c.help)),
+        [name, ..] => find(name).map(|c| format!("{}: {}\n", usage(c), c.help)),
     }
+}
+
+fn usage(command: &Command) -> String {
+    format!("{} {}", command.name, command.arguments)
+        .trim_end()
+        .to_owned()
 }
 
 fn list() -> String {
     let mut text: String = COMMANDS
         .iter()
-        .map(|c| format!("{} {} -- {}\n", c.name, c.arguments, c.help))
+        .map(|c| format!("{} -- {}\n", usage(c), c.help))
         .collect();
     text.push_str("kill and detach let the guest run on; `kdd destroy` ends it\n");
     text
