@@ -18,17 +18,10 @@ struct Wishes {
 }
 
 fn wishes() -> Wishes {
-    let cases = std::env::var("KDD_DIFF_CASES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(DEFAULT_CASES);
+    let cases = std::env::var("KDD_DIFF_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_CASES);
     let text = std::env::var("KDD_DIFF_SEED").unwrap_or_else(|_| "0x6b6464".to_string());
     let seed = u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0);
-    Wishes {
-        cases,
-        seed,
-        one: text.contains('/').then_some(text),
-    }
+    Wishes { cases, seed, one: text.contains('/').then_some(text) }
 }
 
 /// A campaign, unless this host doesn't permit one; on a CI machine that is a failure.

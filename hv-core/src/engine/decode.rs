@@ -8,8 +8,8 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
-use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use std::cell::Cell;
+use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
 /// Bytes of the longest instruction.
@@ -29,9 +29,7 @@ pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
 
 /// STI with another instruction behind it in its block.
 fn sti_inside(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
-    let Some(i) = op.instruction.as_deref() else {
-        return Flow::Abort;
-    };
+    let Some(i) = op.instruction.as_deref() else { return Flow::Abort };
     match exec::system::enable_interrupts_inside(cpu, i, op.number) {
         Ok(flow) => flow,
         Err(Abort) => Flow::Abort,
@@ -73,10 +71,7 @@ impl Op {
     }
 
     fn generic(i: &Instruction) -> Op {
-        Op {
-            instruction: Some(Box::new(*i)),
-            ..Op::new(handler!(generic))
-        }
+        Op { instruction: Some(Box::new(*i)), ..Op::new(handler!(generic)) }
     }
 }
 
@@ -110,7 +105,8 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
         | CpuidFeature::CET_SS
         | CpuidFeature::PREFETCHW
         | CpuidFeature::PREFETCHWT1
-        | CpuidFeature::HLE_or_RTM => true,
+        | CpuidFeature::HLE_or_RTM
+        => true,
         CpuidFeature::SEP => model.leaf1_edx & f::SEP != 0,
         CpuidFeature::SSE3 => model.leaf1_ecx & f::SSE3 != 0,
         CpuidFeature::SSSE3 => model.leaf1_ecx & f::SSSE3 != 0,
@@ -127,7 +123,9 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
         CpuidFeature::XSAVEC => model.leaf13_1_eax & f::XSAVEC != 0,
         CpuidFeature::XSAVES => model.leaf13_1_eax & f::XSAVES != 0,
         // F3 0F BC and F3 0F BD are BSF and BSR on a CPU without these.
-        CpuidFeature::BMI1 => model.leaf7_ebx & f::BMI1 != 0 || i.mnemonic() == Mnemonic::Tzcnt,
+        CpuidFeature::BMI1 => {
+            model.leaf7_ebx & f::BMI1 != 0 || i.mnemonic() == Mnemonic::Tzcnt
+        }
         CpuidFeature::LZCNT => true,
         CpuidFeature::BMI2 => model.leaf7_ebx & f::BMI2 != 0,
         CpuidFeature::ADX => model.leaf7_ebx & f::ADX != 0,
@@ -198,13 +196,8 @@ impl Vcpu {
     fn fetch_page(&mut self, bus: &mut Bus, linear: u64, limit: usize) -> Exec<Fetched> {
         let physical = self.translate_fetch(bus, linear)?;
         let length = (0x1000 - (linear as usize & 0xfff)).min(limit);
-        let mut fetched = Fetched {
-            physical,
-            bytes: [0xff; 4096],
-            length,
-        };
-        bus.memory
-            .read(GuestPhysAddr(physical), &mut fetched.bytes[..length]);
+        let mut fetched = Fetched { physical, bytes: [0xff; 4096], length };
+        bus.memory.read(GuestPhysAddr(physical), &mut fetched.bytes[..length]);
         Ok(fetched)
     }
 
@@ -311,11 +304,7 @@ impl Vcpu {
         block.second_frame = Some(second.physical >> 12);
         self.push_op(&mut block, &instruction, None, 0);
         bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
-        bus.note_code(
-            second.physical >> 12,
-            0,
-            decoder.position().saturating_sub(head).max(1),
-        );
+        bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
         Ok(block)
     }
 
@@ -328,10 +317,7 @@ impl Vcpu {
         offset: usize,
     ) -> bool {
         if let Some(before) = block.ops.last_mut()
-            && before
-                .instruction
-                .as_deref()
-                .is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
+            && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
         {
             before.handler = handler!(sti_inside);
         }
@@ -359,15 +345,8 @@ impl Vcpu {
     /// The exception for a non-canonical address met by `op`.
     pub(crate) fn settle_non_canonical(&mut self, op: &Op) {
         if self.pending == Pending::NonCanonical {
-            let vector = if op.stack {
-                super::vcpu::vector::SS
-            } else {
-                super::vcpu::vector::GP
-            };
-            self.pending = Pending::Exception {
-                vector,
-                error: Some(0),
-            };
+            let vector = if op.stack { super::vcpu::vector::SS } else { super::vcpu::vector::GP };
+            self.pending = Pending::Exception { vector, error: Some(0) };
         }
     }
 }

@@ -258,7 +258,8 @@ impl Vcpu {
         }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;
         self.gpr[GS_BASE] = self.r.segments[seg::GS].base;
-        self.fetch_key = self.map_generation << 8 | (self.mode as u64) << 4 | (self.cpl == 3) as u64;
+        self.fetch_key =
+            self.map_generation << 8 | (self.mode as u64) << 4 | (self.cpl == 3) as u64;
     }
 
     /// Recomputes what depends on DR7.
@@ -300,10 +301,7 @@ impl Vcpu {
     /// Asks for an exception with an error code.
     #[cold]
     pub(crate) fn raise_error(&mut self, vector: u8, error: u32) -> Abort {
-        self.pending = Pending::Exception {
-            vector,
-            error: Some(error),
-        };
+        self.pending = Pending::Exception { vector, error: Some(error) };
         Abort
     }
 

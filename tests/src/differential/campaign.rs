@@ -86,19 +86,16 @@ impl Campaign {
             return Ok(());
         }
         self.failures += 1;
-        let Some(last) = case.lines.last().map(|line| line.instruction.code()) else {
-            return Ok(());
-        };
+        let Some(last) = case.lines.last().map(|line| line.instruction.code()) else { return Ok(()) };
         let seen = self.per_code.entry(last).or_default();
         *seen += 1;
         if *seen > MOST_PER_CODE || self.reports.len() >= MOST_REPORTS {
             return Ok(());
         }
         let kind = kind_of(&found);
-        let small = shrink(
-            case,
-            &mut |candidate| matches!(self.compare(candidate), Ok(Some((found, _))) if !found.is_empty() && kind_of(&found) == kind),
-        );
+        let small = shrink(case, &mut |candidate| {
+            matches!(self.compare(candidate), Ok(Some((found, _))) if !found.is_empty() && kind_of(&found) == kind)
+        });
         let found = self.compare(&small)?.map(|(found, _)| found).unwrap_or_default();
         self.reports.push(report::describe(&small, &found));
         Ok(())
@@ -121,8 +118,7 @@ impl Campaign {
             }
             if built == 0 {
                 self.failures += 1;
-                self.reports
-                    .push(format!("{:?} was never built in {bits} bits", candidate.code));
+                self.reports.push(format!("{:?} was never built in {bits} bits", candidate.code));
             }
         }
         Ok(())
@@ -143,34 +139,21 @@ impl Campaign {
 
     /// The result: an error text with every report, or a line of numbers.
     pub fn verdict(&self) -> Result<String, String> {
-        let numbers = format!(
-            "{} cases, {} differ, {} do not end",
-            self.cases, self.failures, self.endless
-        );
-        if self.failures == 0 {
-            Ok(numbers)
-        } else {
-            Err(format!("{numbers}\n{}", self.reports.join("\n")))
-        }
+        let numbers = format!("{} cases, {} differ, {} do not end", self.cases, self.failures, self.endless);
+        if self.failures == 0 { Ok(numbers) } else { Err(format!("{numbers}\n{}", self.reports.join("\n"))) }
     }
 }
 
 /// What a failure is about, without its numbers: what is made smaller must stay the same failure.
 fn kind_of(found: &[String]) -> String {
     let first = found.first().map_or("", |line| line);
-    first
-        .split_whitespace()
-        .filter(|word| !word.starts_with("0x"))
-        .collect::<Vec<_>>()
-        .join(" ")
+    first.split_whitespace().filter(|word| !word.starts_with("0x")).collect::<Vec<_>>().join(" ")
 }
 
 /// The case of one form.
 pub fn single(bits: u32, code: Code, seed: u64) -> Option<Case> {
     let mut builder = Builder::new(bits, seed);
-    builder
-        .push_code(code)
-        .then(|| builder.finish(format!("{bits}/{code:?}/{seed:#x}")))
+    builder.push_code(code).then(|| builder.finish(format!("{bits}/{code:?}/{seed:#x}")))
 }
 
 /// The case of several forms.

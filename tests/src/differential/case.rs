@@ -52,10 +52,7 @@ impl Memory {
     /// A random cut of the pool.
     pub fn random(rng: &mut Rng) -> Memory {
         let offset = rng.below(((POOL_BYTES - IMAGE_BYTES) / 16) as u64) as usize * 16;
-        Memory {
-            pool_offset: Some(offset),
-            patches: Vec::new(),
-        }
+        Memory { pool_offset: Some(offset), patches: Vec::new() }
     }
 
     /// The bytes of the whole image.
@@ -92,10 +89,7 @@ pub struct Case {
 impl Case {
     /// All instruction bytes.
     pub fn code(&self) -> Vec<u8> {
-        self.lines
-            .iter()
-            .flat_map(|line| line.bytes.iter().copied())
-            .collect()
+        self.lines.iter().flat_map(|line| line.bytes.iter().copied()).collect()
     }
 
     /// Status flags that are undefined if the run ended with RIP here: before the instruction at `rip`, or at the end.
@@ -110,10 +104,6 @@ impl Case {
             all |= line.undefined_after;
         }
         // Behind the INT3 at the end, or after a jump to elsewhere.
-        if rip == ip + 1 {
-            self.lines.last().map_or(0, |line| line.undefined_after)
-        } else {
-            all
-        }
+        if rip == ip + 1 { self.lines.last().map_or(0, |line| line.undefined_after) } else { all }
     }
 }

@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::known::{self, Latitude, STATUS};
 use super::layout::image_address;
-use super::state::{Event, GPR_NAMES, Outcome, Stop, code};
+use super::state::{Event, code, GPR_NAMES, Outcome, Stop};
 use iced_x86::Mnemonic as M;
 
 /// C1 and PE of the x87 status word: whether and how a result was rounded.
@@ -15,16 +15,9 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     let mut found = Vec::new();
     let (n, e) = (&native.state, &engine.state);
     if normal(&native.stop) != normal(&engine.stop) {
-        found.push(format!(
-            "stop: host {}, engine {}",
-            describe(&native.stop),
-            describe(&engine.stop)
-        ));
+        found.push(format!("stop: host {}, engine {}", describe(&native.stop), describe(&engine.stop)));
     }
-    let latitude = case
-        .lines
-        .iter()
-        .find_map(|line| known::latitude(&line.instruction));
+    let latitude = case.lines.iter().find_map(|line| known::latitude(&line.instruction));
     let mut check = |name: &str, host: u128, engine: u128| {
         if host != engine {
             found.push(format!("{name}: host {host:#x}, engine {engine:#x}"));
@@ -38,11 +31,7 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     if divided(case, native) {
         undefined = STATUS;
     }
-    check(
-        "rflags",
-        (n.rflags & !undefined) as u128,
-        (e.rflags & !undefined) as u128,
-    );
+    check("rflags", (n.rflags & !undefined) as u128, (e.rflags & !undefined) as u128);
     for (index, name) in SEGMENT_NAMES.iter().enumerate() {
         check(name, n.selectors[index] as u128, e.selectors[index] as u128);
     }
@@ -55,11 +44,7 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
     }
     check("mxcsr", n.mxcsr as u128, e.mxcsr as u128);
     check("fcw", n.fcw as u128, e.fcw as u128);
-    let status = if latitude == Some(Latitude::Transcendental) {
-        !ROUNDING
-    } else {
-        !0
-    };
+    let status = if latitude == Some(Latitude::Transcendental) { !ROUNDING } else { !0 };
     if latitude != Some(Latitude::MmxTransition) {
         check("fsw", (n.fsw & status) as u128, (e.fsw & status) as u128);
         check("ftw", n.ftw as u128, e.ftw as u128);
@@ -73,15 +58,11 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
             check(&format!("st{index}"), n.st[index], e.st[index]);
         }
     }
-    let different: Vec<_> = (0..native.memory.len())
-        .filter(|offset| native.memory[*offset] != engine.memory[*offset])
-        .collect();
+    let different: Vec<_> =
+        (0..native.memory.len()).filter(|offset| native.memory[*offset] != engine.memory[*offset]).collect();
     for offset in different.iter().take(8) {
         let (host, engine) = (native.memory[*offset], engine.memory[*offset]);
-        found.push(format!(
-            "[{:#x}]: host {host:#04x}, engine {engine:#04x}",
-            image_address(*offset)
-        ));
+        found.push(format!("[{:#x}]: host {host:#04x}, engine {engine:#04x}", image_address(*offset)));
     }
     if different.len() > 8 {
         found.push(format!("… {} bytes of memory in all", different.len()));
@@ -91,10 +72,7 @@ pub fn differences(case: &Case, native: &Outcome, engine: &Outcome) -> Vec<Strin
 
 /// Whether the run ended with a divide error: the flags are undefined then.
 fn divided(case: &Case, outcome: &Outcome) -> bool {
-    let divides = case
-        .lines
-        .iter()
-        .any(|line| matches!(line.instruction.mnemonic(), M::Div | M::Idiv | M::Aam));
+    let divides = case.lines.iter().any(|line| matches!(line.instruction.mnemonic(), M::Div | M::Idiv | M::Aam));
     divides && matches!(outcome.stop, Stop::Event(event) if event.signal == libc::SIGFPE)
 }
 
@@ -124,10 +102,7 @@ fn describe(stop: &Stop) -> String {
                 (libc::SIGTRAP, _) => "#DB",
                 _ => "?",
             };
-            format!(
-                "{name} [signal {} code {}] address {:#x}",
-                event.signal, event.code, event.address
-            )
+            format!("{name} [signal {} code {}] address {:#x}", event.signal, event.code, event.address)
         }
         Stop::Endless => "does not end".to_string(),
         Stop::Broken(why) => format!("broken: {why}"),

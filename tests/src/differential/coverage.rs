@@ -27,10 +27,7 @@ pub fn census_name(i: &Instruction) -> String {
     let mnemonic = format!("{:?}", i.mnemonic()).to_lowercase();
     if i.has_lock_prefix() {
         format!("lock {mnemonic}")
-    } else if i.is_string_instruction()
-        && i.mnemonic() != Mnemonic::INVALID
-        && (i.has_rep_prefix() || i.has_repne_prefix())
-    {
+    } else if i.is_string_instruction() && i.mnemonic() != Mnemonic::INVALID && (i.has_rep_prefix() || i.has_repne_prefix()) {
         format!("rep {mnemonic}")
     } else {
         mnemonic
@@ -41,10 +38,7 @@ impl Coverage {
     /// Notes a case that was run.
     pub fn note(&mut self, case: &Case, completed: bool) {
         for line in &case.lines {
-            let count = self
-                .codes
-                .entry((case.bits, line.instruction.code()))
-                .or_default();
+            let count = self.codes.entry((case.bits, line.instruction.code())).or_default();
             count.cases += 1;
             count.completed += completed as u64;
             *self.mnemonics.entry(census_name(&line.instruction)).or_default() += 1;

@@ -14,8 +14,7 @@ use super::layout::{CODE, STACK, selector};
 use super::rng::Rng;
 use super::state::State;
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess,
-    OpKind, Register,
+    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register,
 };
 
 /// An instruction form that cases are made of.
@@ -117,13 +116,7 @@ impl Builder {
 
     /// The finished case.
     pub fn finish(self, id: String) -> Case {
-        Case {
-            id,
-            bits: self.bits,
-            start: self.start,
-            memory: self.memory,
-            lines: self.lines,
-        }
+        Case { id, bits: self.bits, start: self.start, memory: self.memory, lines: self.lines }
     }
 
     pub(super) fn registers(&self) -> u64 {
@@ -147,11 +140,7 @@ impl Builder {
 
     /// Gives a register a value: at the start of the case, or by a MOV here.
     pub(super) fn force(&mut self, register: usize, value: u64) {
-        let value = if self.bits == 64 {
-            value
-        } else {
-            value & 0xffff_ffff
-        };
+        let value = if self.bits == 64 { value } else { value & 0xffff_ffff };
         if self.known[register] == Some(value) {
             return;
         }
@@ -193,9 +182,7 @@ impl Builder {
 
     /// Appends an instruction whose operands are settled.
     pub(super) fn push(&mut self, instruction: &Instruction) -> bool {
-        let Some(bytes) = self.encode(instruction) else {
-            return false;
-        };
+        let Some(bytes) = self.encode(instruction) else { return false };
         self.push_bytes(bytes)
     }
 
@@ -209,13 +196,11 @@ impl Builder {
         if known::rflags(instruction.rflags_read()) & self.undefined != 0 {
             // Flags that may be read must be defined: CMP EAX, EAX defines all.
             let clean = vec![0x39, 0xc0];
-            self.append(
-                clean.clone(),
-                &Decoder::with_ip(self.bits, &clean, self.ip, DecoderOptions::NONE).decode(),
-            );
+            self.append(clean.clone(), &Decoder::with_ip(self.bits, &clean, self.ip, DecoderOptions::NONE).decode());
             let instruction = Decoder::with_ip(self.bits, &bytes, self.ip, DecoderOptions::NONE).decode();
             // What is relative to RIP has moved.
-            let moved = instruction.is_ip_rel_memory_operand() || instruction.near_branch_target() != 0;
+            let moved = instruction.is_ip_rel_memory_operand()
+                || instruction.near_branch_target() != 0;
             if moved {
                 return false;
             }
@@ -232,12 +217,7 @@ impl Builder {
         self.undefined = known::undefined_after(instruction, count, before);
         self.note_registers(instruction);
         self.ip += bytes.len() as u64;
-        self.lines.push(Line {
-            bytes,
-            instruction: *instruction,
-            undefined_before: before,
-            undefined_after: self.undefined,
-        });
+        self.lines.push(Line { bytes, instruction: *instruction, undefined_before: before, undefined_after: self.undefined });
     }
 
     /// The shift count of a shift, if it is certain.
@@ -260,11 +240,7 @@ impl Builder {
         }
         let last = i.op_count() - 1;
         if i.op_kind(last) == OpKind::Register {
-            let value = if self.rng.chance(70) {
-                self.rng.below(70)
-            } else {
-                self.rng.next()
-            };
+            let value = if self.rng.chance(70) { self.rng.below(70) } else { self.rng.next() };
             if self.known[1].is_none() || !self.used[1] {
                 self.force(1, value);
             }
@@ -281,10 +257,7 @@ impl Builder {
             let register = used.register();
             if let Some(number) = gpr_number(register) {
                 self.used[number] = true;
-                if !matches!(
-                    used.access(),
-                    OpAccess::Read | OpAccess::CondRead | OpAccess::None
-                ) {
+                if !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None) {
                     written.push(number);
                 }
             }
@@ -329,11 +302,7 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     if rng.chance(2) {
         rflags |= 1 << 18; // AC
     }
-    let (code, fs) = if bits == 64 {
-        (selector::USER_CODE_64, 0)
-    } else {
-        (selector::USER_CODE_32, selector::USER_DATA)
-    };
+    let (code, fs) = if bits == 64 { (selector::USER_CODE_64, 0) } else { (selector::USER_CODE_32, selector::USER_DATA) };
     let base = |rng: &mut Rng| match (bits, rng.below(3)) {
         (32, _) | (_, 0) => 0,
         (_, 1) => rng.below(1 << 16) * 16,
@@ -341,11 +310,7 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     };
     let data = selector::USER_DATA;
     // Most code lies within a page; some crosses.
-    let offset = if rng.chance(10) {
-        0x1000 - 1 - rng.below(24)
-    } else {
-        0x100 + rng.below(0x800)
-    };
+    let offset = if rng.chance(10) { 0x1000 - 1 - rng.below(24) } else { 0x100 + rng.below(0x800) };
     let mut st = std::array::from_fn(|_| rng.interesting_extended());
     let ftw = if rng.chance(20) { rng.next() as u8 } else { 0 };
     let top = rng.below(8) as u16;
@@ -361,25 +326,11 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
         fs_base: base(rng),
         gs_base: base(rng),
         xmm: std::array::from_fn(|_| {
-            let half = |rng: &mut Rng| {
-                if rng.chance(50) {
-                    rng.interesting_double()
-                } else {
-                    rng.interesting()
-                }
-            };
+            let half = |rng: &mut Rng| if rng.chance(50) { rng.interesting_double() } else { rng.interesting() };
             (half(rng) as u128) << 64 | half(rng) as u128
         }),
-        mxcsr: if rng.chance(60) {
-            0x1f80
-        } else {
-            (rng.next() as u32 & 0xe07f) | 0x1f80
-        },
-        fcw: if rng.chance(60) {
-            0x37f
-        } else {
-            0x7f | (rng.next() as u16 & 0xf00)
-        },
+        mxcsr: if rng.chance(60) { 0x1f80 } else { (rng.next() as u32 & 0xe07f) | 0x1f80 },
+        fcw: if rng.chance(60) { 0x37f } else { 0x7f | (rng.next() as u16 & 0xf00) },
         fsw,
         ftw,
         st,

@@ -94,9 +94,7 @@ pub fn host_has(feature: CpuidFeature) -> bool {
 fn hwcap2() -> u64 {
     // The auxiliary vector as a file: pairs of words, 26 is AT_HWCAP2.
     let bytes = std::fs::read("/proc/self/auxv").unwrap_or_default();
-    let mut words = bytes
-        .chunks_exact(8)
-        .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
     while let (Some(kind), Some(value)) = (words.next(), words.next()) {
         if kind == 26 {
             return value;
@@ -121,21 +119,12 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
         }
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => Some("Linux emulates it in user mode"),
         M::Int1 => Some("Linux tells a debugger's INT1 in its own way"),
-        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => {
-            Some("directed cases instead: the image has reserved bytes")
+        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => Some("directed cases instead: the image has reserved bytes"),
+        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
+            Some("directed cases instead: the area has the host's other states")
         }
-        M::Xsave
-        | M::Xsave64
-        | M::Xsaveopt
-        | M::Xsaveopt64
-        | M::Xsavec
-        | M::Xsavec64
-        | M::Xrstor
-        | M::Xrstor64 => Some("directed cases instead: the area has the host's other states"),
         M::Rsm | M::Getsec | M::Xbegin | M::Xabort | M::Xend | M::Xtest => Some("not in the model"),
-        M::Ud0 | M::Ud1 if code != Code::Ud1_r32_rm32 => {
-            Some("whether UD0 has a ModRM byte differs between Intel and AMD")
-        }
+        M::Ud0 | M::Ud1 if code != Code::Ud1_r32_rm32 => Some("whether UD0 has a ModRM byte differs between Intel and AMD"),
         M::Fstpnce => Some("an undocumented alias of FSTP"),
         M::Movsxd if code == Code::Movsxd_r16_rm16 => {
             Some("its memory operand has 16 bits at Intel, 32 at AMD")
@@ -143,9 +132,7 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
         M::Reservednop => Some("which opcodes are hint NOPs differs between generations"),
         _ if info.fwait() => Some("two instructions: WAIT and one that is run by itself"),
         // SDM vol. 2, "near branch": in 64-bit mode Intel ignores 66h, AMD truncates RIP.
-        _ if bits == 64 && is_16_bit_branch(code) => {
-            Some("66h with a near branch differs between Intel and AMD")
-        }
+        _ if bits == 64 && is_16_bit_branch(code) => Some("66h with a near branch differs between Intel and AMD"),
         // Intel loads a 64-bit offset with REX.W, AMD a 32-bit one.
         M::Lss | M::Lfs | M::Lgs | M::Jmp | M::Call if far_with_64_bit_offset(code) => {
             Some("REX.W far pointers differ between Intel and AMD")
@@ -157,11 +144,7 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
 fn is_16_bit_branch(code: Code) -> bool {
     let name = format!("{code:?}");
     let relative = name.contains("_rel8_16") || name.ends_with("_rel16");
-    relative
-        || matches!(
-            code,
-            Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16
-        )
+    relative || matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
 }
 
 fn far_with_64_bit_offset(code: Code) -> bool {

@@ -127,14 +127,8 @@ impl Rng {
         let (high, low) = match self.below(5) {
             0 => self.pick(&VALUES),
             1 => (self.next() as u16, self.next()),
-            2 => (
-                0x3fff + self.below(70) as u16,
-                self.next() << self.below(64) | 1 << 63,
-            ),
-            _ => (
-                0x3fff - 8 + self.below(16) as u16 | (self.below(2) as u16) << 15,
-                self.next() | 1 << 63,
-            ),
+            2 => (0x3fff + self.below(70) as u16, self.next() << self.below(64) | 1 << 63),
+            _ => (0x3fff - 8 + self.below(16) as u16 | (self.below(2) as u16) << 15, self.next() | 1 << 63),
         };
         (high as u128) << 64 | low as u128
     }

@@ -11,22 +11,8 @@ fn wants_alignment(size: usize) -> bool {
 
 /// Selectors worth trying: each of the user's, null ones, ring 0's, and some that don't exist.
 const SELECTORS: [u16; 16] = [
-    0,
-    1,
-    2,
-    3,
-    selector::USER_DATA,
-    0x28,
-    0x2a,
-    selector::USER_CODE_32,
-    selector::USER_CODE_64,
-    0x10,
-    0x18,
-    0x1b,
-    0x43,
-    0x2c,
-    0x87,
-    0xfff8,
+    0, 1, 2, 3, selector::USER_DATA, 0x28, 0x2a, selector::USER_CODE_32, selector::USER_CODE_64, 0x10, 0x18, 0x1b, 0x43, 0x2c,
+    0x87, 0xfff8,
 ];
 
 impl Builder {
@@ -38,13 +24,7 @@ impl Builder {
         self.prepare(code);
         let (mut high_byte, mut immediates) = (false, 0);
         for operand in 0..info.op_count() {
-            self.operand(
-                &mut i,
-                operand,
-                info.op_kind(operand),
-                &mut high_byte,
-                &mut immediates,
-            )?;
+            self.operand(&mut i, operand, info.op_kind(operand), &mut high_byte, &mut immediates)?;
         }
         self.prefixes(&mut i);
         if !self.settle_count(&i) {
@@ -70,11 +50,7 @@ impl Builder {
             return Register::AL + self.rng.below(8) as u32;
         }
         // Encodings with REX have no AH to BH; where one is needed the encoder refuses, and another try is made.
-        if self.rng.chance(20) {
-            Register::AH + self.rng.below(4) as u32
-        } else {
-            self.rng.pick(&BYTES)
-        }
+        if self.rng.chance(20) { Register::AH + self.rng.below(4) as u32 } else { self.rng.pick(&BYTES) }
     }
 
     /// A selector worth trying.
@@ -86,18 +62,9 @@ impl Builder {
         Register::XMM0 + self.rng.below(self.registers()) as u32
     }
 
-    fn operand(
-        &mut self,
-        i: &mut Instruction,
-        n: u32,
-        kind: K,
-        _high: &mut bool,
-        immediates: &mut u32,
-    ) -> Option<()> {
+    fn operand(&mut self, i: &mut Instruction, n: u32, kind: K, _high: &mut bool, immediates: &mut u32) -> Option<()> {
         let or_memory = match kind {
-            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem => {
-                true
-            }
+            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem => true,
             K::mem | K::mem_offs => {
                 return self.memory_operand(i, n, kind == K::mem_offs);
             }
@@ -109,34 +76,16 @@ impl Builder {
         let register = match kind {
             K::r8_or_mem | K::r8_reg | K::r8_opcode => self.byte_register(),
             K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => self.register_in(Register::AX),
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
-                self.register_in(Register::EAX)
-            }
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
-                self.register_in(Register::RAX)
-            }
+            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv => self.register_in(Register::EAX),
+            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv => self.register_in(Register::RAX),
             K::mm_or_mem | K::mm_reg | K::mm_rm => Register::MM0 + self.rng.below(8) as u32,
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm => self.xmm(),
             K::seg_reg => {
-                let to = [
-                    Register::ES,
-                    Register::SS,
-                    Register::DS,
-                    Register::FS,
-                    Register::GS,
-                ];
-                if n == 0 {
-                    self.rng.pick(&to)
-                } else {
-                    Register::ES + self.rng.below(6) as u32
-                }
+                let to = [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS];
+                if n == 0 { self.rng.pick(&to) } else { Register::ES + self.rng.below(6) as u32 }
             }
-            K::cr_reg => self
-                .rng
-                .pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
-            K::dr_reg => self
-                .rng
-                .pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]),
+            K::cr_reg => self.rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
+            K::dr_reg => self.rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]),
             K::es => Register::ES,
             K::cs => Register::CS,
             K::ss => Register::SS,
@@ -163,11 +112,7 @@ impl Builder {
         let long = self.bits == 64;
         match kind {
             K::imm8 => {
-                let op = if *immediates == 0 {
-                    OpKind::Immediate8
-                } else {
-                    OpKind::Immediate8_2nd
-                };
+                let op = if *immediates == 0 { OpKind::Immediate8 } else { OpKind::Immediate8_2nd };
                 *immediates += 1;
                 let mut value = value as u8;
                 match i.mnemonic() {
@@ -178,11 +123,7 @@ impl Builder {
                     _ => {}
                 }
                 i.set_op_kind(n, op);
-                if op == OpKind::Immediate8 {
-                    i.set_immediate8(value)
-                } else {
-                    i.set_immediate8_2nd(value)
-                }
+                if op == OpKind::Immediate8 { i.set_immediate8(value) } else { i.set_immediate8_2nd(value) }
             }
             K::imm8_const_1 => {
                 i.set_op_kind(n, OpKind::Immediate8);
@@ -202,14 +143,9 @@ impl Builder {
             }
             K::imm16 => {
                 *immediates += 1;
-                let small = i.mnemonic() == M::Retf
-                    || (matches!(i.mnemonic(), M::Enter | M::Ret) && self.rng.chance(80));
+                let small = i.mnemonic() == M::Retf || (matches!(i.mnemonic(), M::Enter | M::Ret) && self.rng.chance(80));
                 i.set_op_kind(n, OpKind::Immediate16);
-                i.set_immediate16(if small {
-                    self.rng.below(64) as u16 * 8
-                } else {
-                    value as u16
-                });
+                i.set_immediate16(if small { self.rng.below(64) as u16 * 8 } else { value as u16 });
             }
             K::imm32 => {
                 i.set_op_kind(n, OpKind::Immediate32);
@@ -225,26 +161,16 @@ impl Builder {
             }
             K::seg_rSI => {
                 let narrow = self.string_pointer(i, 6, n, long);
-                i.set_op_kind(
-                    n,
-                    if narrow {
-                        OpKind::MemorySegESI
-                    } else {
-                        OpKind::MemorySegRSI
-                    },
-                );
+                i.set_op_kind(n, if narrow { OpKind::MemorySegESI } else { OpKind::MemorySegRSI });
             }
             K::es_rDI | K::seg_rDI => {
                 let narrow = self.string_pointer(i, 7, n, long);
-                i.set_op_kind(
-                    n,
-                    match (kind, narrow) {
-                        (K::es_rDI, true) => OpKind::MemoryESEDI,
-                        (K::es_rDI, false) => OpKind::MemoryESRDI,
-                        (_, true) => OpKind::MemorySegEDI,
-                        (_, false) => OpKind::MemorySegRDI,
-                    },
-                );
+                i.set_op_kind(n, match (kind, narrow) {
+                    (K::es_rDI, true) => OpKind::MemoryESEDI,
+                    (K::es_rDI, false) => OpKind::MemoryESRDI,
+                    (_, true) => OpKind::MemorySegEDI,
+                    (_, false) => OpKind::MemorySegRDI,
+                });
             }
             K::seg_rBX_al => {
                 let narrow = !long;
@@ -256,14 +182,7 @@ impl Builder {
             }
             K::farbr2_2 | K::farbr4_2 => {
                 let wide = kind == K::farbr4_2;
-                i.set_op_kind(
-                    n,
-                    if wide {
-                        OpKind::FarBranch32
-                    } else {
-                        OpKind::FarBranch16
-                    },
-                );
+                i.set_op_kind(n, if wide { OpKind::FarBranch32 } else { OpKind::FarBranch16 });
             }
             K::br16_1 | K::br32_1 | K::br64_1 | K::br16_2 | K::br32_4 | K::br64_4 => {
                 let op = match kind {
@@ -306,14 +225,8 @@ impl Builder {
     pub(super) fn target(&mut self, size: usize) -> u64 {
         let size = size.max(1) as u64;
         let aligned = if wants_alignment(size as usize) { 88 } else { 50 };
-        let align = if self.rng.chance(aligned) {
-            size.next_power_of_two().min(64)
-        } else {
-            1
-        };
-        let into = |rng: &mut super::Rng, start: u64, length: u64| {
-            start + (rng.below(length - size.min(length - 1)) & !(align - 1))
-        };
+        let align = if self.rng.chance(aligned) { size.next_power_of_two().min(64) } else { 1 };
+        let into = |rng: &mut super::Rng, start: u64, length: u64| start + (rng.below(length - size.min(length - 1)) & !(align - 1));
         let across = |rng: &mut super::Rng, border: u64| border - rng.below(size + 1);
         match self.rng.below(100) {
             0..72 => into(&mut self.rng, DATA.start + 0x800, 0x1000),
@@ -352,11 +265,7 @@ impl Builder {
             i.set_memory_displacement64(if narrow { target & 0xffff_ffff } else { target });
             return Some(());
         }
-        if self.bits == 32 {
-            self.address_32(i, target)
-        } else {
-            self.address_64(i, target)
-        }
+        if self.bits == 32 { self.address_32(i, target) } else { self.address_64(i, target) }
     }
 
     /// Chooses a segment prefix; the offset in that segment that is `target`.
@@ -368,8 +277,7 @@ impl Builder {
         let segment = if self.rng.chance(70) {
             self.rng.pick(&[Register::FS, Register::GS])
         } else {
-            self.rng
-                .pick(&[Register::ES, Register::CS, Register::SS, Register::DS])
+            self.rng.pick(&[Register::ES, Register::CS, Register::SS, Register::DS])
         };
         let base = match segment {
             Register::FS => self.fs_base,
@@ -487,49 +395,28 @@ impl Builder {
 
     fn prefixes(&mut self, i: &mut Instruction) {
         let info = i.code().op_code();
-        let memory =
-            i.op_kind(0) == OpKind::Memory || (i.mnemonic() == M::Xchg && i.op_kind(1) == OpKind::Memory);
+        let memory = i.op_kind(0) == OpKind::Memory || (i.mnemonic() == M::Xchg && i.op_kind(1) == OpKind::Memory);
         if info.can_use_lock_prefix() && memory && self.rng.chance(30) {
             i.set_has_lock_prefix(true);
         }
         if info.can_use_rep_prefix() && i.is_string_instruction() && self.rng.chance(65) {
             let repne = info.can_use_repne_prefix() && self.rng.chance(40);
-            if repne {
-                i.set_has_repne_prefix(true)
-            } else {
-                i.set_has_rep_prefix(true)
-            }
+            if repne { i.set_has_repne_prefix(true) } else { i.set_has_rep_prefix(true) }
             // Whether INS and OUTS of no element check the port's permission is the CPU's own affair.
             let least = info.is_input_output() as u64;
-            let count = least
-                + if self.rng.chance(3) {
-                    self.rng.interesting() & 0x3ff
-                } else {
-                    self.rng.below(40)
-                };
+            let count = least + if self.rng.chance(3) { self.rng.interesting() & 0x3ff } else { self.rng.below(40) };
             // With a 32-bit address only ECX counts.
             let narrow = (0..i.op_count()).any(|n| {
-                matches!(
-                    i.op_kind(n),
-                    OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI
-                )
+                matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI)
             });
-            let high = if narrow && self.rng.chance(50) {
-                self.rng.next() << 32
-            } else {
-                0
-            };
+            let high = if narrow && self.rng.chance(50) { self.rng.next() << 32 } else { 0 };
             self.force(1, high | count);
         }
     }
 
     /// Values of registers and memory that make an instruction do something of interest.
     fn settle_values(&mut self, i: &mut Instruction) {
-        let second = if i.op_count() > 1 && i.op_kind(1) == OpKind::Register {
-            gpr_number(i.op1_register())
-        } else {
-            None
-        };
+        let second = if i.op_count() > 1 && i.op_kind(1) == OpKind::Register { gpr_number(i.op1_register()) } else { None };
         match i.mnemonic() {
             M::Bt | M::Bts | M::Btr | M::Btc if i.op0_kind() == OpKind::Memory => {
                 if let Some(register) = second
@@ -543,15 +430,9 @@ impl Builder {
             }
             M::Div | M::Idiv if self.rng.chance(70) => {
                 let high = self.rng.pick(&[0, 0, 1, u64::MAX]);
-                let low = if self.rng.chance(30) {
-                    self.rng.below(256)
-                } else {
-                    self.rng.interesting()
-                };
+                let low = if self.rng.chance(30) { self.rng.below(256) } else { self.rng.interesting() };
                 for (register, value) in [(2, high), (0, low)] {
-                    if gpr_number(i.memory_base()) != Some(register)
-                        && gpr_number(i.memory_index()) != Some(register)
-                    {
+                    if gpr_number(i.memory_base()) != Some(register) && gpr_number(i.memory_index()) != Some(register) {
                         self.force(register, value);
                     }
                 }
@@ -590,9 +471,7 @@ impl Builder {
 
     /// Memory contents that make an instruction do something of interest.
     fn prepare_memory(&mut self, i: &Instruction, target: u64) {
-        let low = |this: &mut Self, register: usize, bytes: usize| {
-            this.value_of(register).to_le_bytes()[..bytes].to_vec()
-        };
+        let low = |this: &mut Self, register: usize, bytes: usize| this.value_of(register).to_le_bytes()[..bytes].to_vec();
         match i.mnemonic() {
             M::Cmpxchg if self.rng.chance(50) => {
                 let bytes = low(self, 0, 8);
@@ -647,8 +526,5 @@ const BYTES: [Register; 16] = [
 ];
 
 fn is_far_pointer(size: MemorySize) -> bool {
-    matches!(
-        size,
-        MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64
-    )
+    matches!(size, MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64)
 }

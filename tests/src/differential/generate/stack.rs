@@ -12,16 +12,12 @@ impl Builder {
     /// What must hold before an instruction of this form, whatever its operands.
     pub(super) fn prepare(&mut self, code: Code) {
         let info = code.op_code();
-        if info.is_stack_instruction()
-            || matches!(info.mnemonic(), M::Ret | M::Retf | M::Iret | M::Iretd | M::Iretq)
-        {
-            let good =
-                self.known[4].is_some_and(|rsp| (STACK.start + 0x400..STACK.end() - 0x400).contains(&rsp));
+        if info.is_stack_instruction() || matches!(info.mnemonic(), M::Ret | M::Retf | M::Iret | M::Iretd | M::Iretq) {
+            let good = self.known[4].is_some_and(|rsp| {
+                (STACK.start + 0x400..STACK.end() - 0x400).contains(&rsp)
+            });
             // Far returns read their words in an order that is the CPU's own, and POPA may be half done: they must not fault.
-            let far = matches!(
-                info.mnemonic(),
-                M::Popa | M::Popad | M::Retf | M::Iret | M::Iretd | M::Iretq
-            );
+            let far = matches!(info.mnemonic(), M::Popa | M::Popad | M::Retf | M::Iret | M::Iretd | M::Iretq);
             if self.rng.chance(10) && !far {
                 let edge = self.rng.pick(&[STACK.start, STACK.start + 0x1000, STACK.end()]);
                 let mut rsp = edge + self.rng.below(24);
