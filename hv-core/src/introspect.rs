@@ -456,6 +456,14 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     fn state(&self) -> DomainState;
     /// Virtual time so far.
     fn uptime(&self) -> Ticks;
+    /// Instructions retired so far by all vCPUs: [`Introspect::uptime`] without idle time.
+    fn retired_instructions(&self) -> Option<u64> {
+        None
+    }
+    /// Bytes of guest memory that were ever touched, and so take memory of the host.
+    fn touched_memory(&self) -> Option<u64> {
+        None
+    }
     /// A hash of the whole architectural state: equal inputs give equal hashes at equal times.
     fn state_hash(&self) -> Option<[u8; 32]> {
         None

@@ -1,4 +1,56 @@
-//! Helpers shared by the end-to-end tests.
+//! Helpers of the end-to-end tests: the real binary, real debuggers, a real kernel.
+//!
+//! ```text
+//!  a test ── Service ──► kdd run | serve, a process of its own, on free ports, in a scratch folder
+//!    │         ├─ kdd(…) ──► the same binary as a client, over the control socket
+//!    │         └─ Console ─► the guest's shell: types, and waits for what it prints
+//!    └── Gdb, Lldb ───────► real debuggers on the service's port
+//! ```
+//! Nothing sleeps in order to wait: [`Transcript`] waits for text or for the end, with a limit. Processes end with
+//! the value that stands for them, whether the test passes or not. Helpers panic, as assertions do.
+//!
+//! Booting takes seconds: [`Snapshot`] boots each machine once and saves it at its shell prompt; tests start from
+//! there.
 
+pub mod bench;
+mod client;
+mod console;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod differential;
+mod gdb;
+mod lldb;
+mod process;
+mod scratch;
+mod service;
+mod snapshot;
+mod tools;
+mod transcript;
+
+pub use client::Outcome;
+pub use console::Console;
+pub use gdb::Gdb;
+pub use lldb::Lldb;
+pub use scratch::Scratch;
+pub use service::Service;
+pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
+pub use tools::{Guest, SECOND_KERNEL, expected_smoke_output, guest, has_tool, kdd};
+pub use transcript::Transcript;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that isn't a boot: long, because test machines are slow and busy, and a test that
+/// waits for it has failed anyhow.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a boot may take.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// Asks again and again, for what can't be waited for otherwise: the state of a service.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -6,9 +6,10 @@
 
 use anyhow::Result;
 use tests::differential::campaign::{Campaign, by_id};
+use tests::differential::coverage::{self, Row};
 use tests::differential::generate::candidates;
 
-const DEFAULT_CASES: u64 = 60;
+const DEFAULT_CASES: u64 = 50;
 
 /// The environment's wishes.
 struct Wishes {
@@ -18,10 +19,17 @@ struct Wishes {
 }
 
 fn wishes() -> Wishes {
-    let cases = std::env::var("KDD_DIFF_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_CASES);
+    let cases = std::env::var("KDD_DIFF_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(DEFAULT_CASES);
     let text = std::env::var("KDD_DIFF_SEED").unwrap_or_else(|_| "0x6b6464".to_string());
     let seed = u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0);
-    Wishes { cases, seed, one: text.contains('/').then_some(text) }
+    Wishes {
+        cases,
+        seed,
+        one: text.contains('/').then_some(text),
+    }
 }
 
 /// A campaign, unless this host doesn't permit one; on a CI machine that is a failure.
@@ -55,6 +63,43 @@ fn run(name: &str, work: impl FnOnce(&mut Campaign, &Wishes) -> Result<()>) {
 }
 
 #[test]
+fn every_user_instruction_of_a_linux_boot_is_covered() {
+    const FEW: u64 = 8;
+    run("coverage", |campaign, wishes| {
+        let mut all_skipped = Vec::new();
+        let mut text = String::new();
+        campaign.directed()?;
+        for bits in [64, 32] {
+            let (run, skipped) = candidates(bits);
+            campaign.singles(bits, &run, FEW, wishes.seed)?;
+            text += &coverage::report(&campaign.coverage, bits, &run, &skipped);
+            all_skipped.extend(skipped);
+        }
+        let rows = coverage::census(&campaign.coverage, &all_skipped);
+        let of = |wanted: fn(&Row) -> bool| {
+            rows.iter()
+                .filter(move |(_, row)| wanted(row))
+                .map(|(name, _)| *name)
+        };
+        println!("{text}");
+        println!(
+            "census of a Linux boot: {} rows, {} run, {} not in the model",
+            rows.len(),
+            of(|row| matches!(row, Row::Run(_))).count(),
+            of(|row| *row == Row::NotInModel).count()
+        );
+        for (name, row) in &rows {
+            if let Row::Skipped(why) = row {
+                println!("  {name}: {why}");
+            }
+        }
+        let missing: Vec<_> = of(|row| *row == Row::Missing).collect();
+        assert!(missing.is_empty(), "never run: {missing:?}");
+        Ok(())
+    });
+}
+
+#[test]
 fn every_64_bit_instruction_agrees_with_the_host() {
     run("singles", |campaign, wishes| {
         let (run, _) = candidates(64);
@@ -74,7 +119,7 @@ fn every_32_bit_instruction_agrees_with_the_host() {
 fn sequences_agree_with_the_host() {
     run("sequences", |campaign, wishes| {
         let (run, _) = candidates(64);
-        campaign.sequences(64, &run, wishes.cases * 100, wishes.seed)
+        campaign.sequences(64, &run, wishes.cases * 400, wishes.seed)
     });
 }
 
@@ -82,6 +127,21 @@ fn sequences_agree_with_the_host() {
 fn sequences_in_compatibility_mode_agree_with_the_host() {
     run("32-bit sequences", |campaign, wishes| {
         let (run, _) = candidates(32);
-        campaign.sequences(32, &run, wishes.cases * 50, wishes.seed)
+        campaign.sequences(32, &run, wishes.cases * 200, wishes.seed)
+    });
+}
+
+#[test]
+fn directed_cases_agree_with_the_host() {
+    run("directed cases", |campaign, _| campaign.directed());
+}
+
+#[test]
+fn encodings_that_no_assembler_makes_agree_with_the_host() {
+    run("mangled encodings", |campaign, wishes| {
+        for bits in [64, 32] {
+            campaign.mangled(bits, &candidates(bits).0, wishes.cases / 2, wishes.seed)?;
+        }
+        Ok(())
     });
 }

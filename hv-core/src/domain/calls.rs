@@ -192,6 +192,12 @@ impl Introspect for Domain {
     fn uptime(&self) -> Ticks {
         self.control.lock_guest().now()
     }
+    fn retired_instructions(&self) -> Option<u64> {
+        Some(self.retired())
+    }
+    fn touched_memory(&self) -> Option<u64> {
+        Some(self.control.lock_guest().touched_memory())
+    }
     fn state_hash(&self) -> Option<[u8; 32]> {
         Some(self.control.lock_guest().state_hash())
     }

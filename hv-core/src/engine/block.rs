@@ -82,6 +82,8 @@ pub(crate) struct Block {
     /// Frame of the second page that the last instruction reaches into.
     pub(crate) second_frame: Option<u64>,
     pub(crate) mode: u8,
+    /// The code segment's, that it was decoded under.
+    pub(crate) limit: u32,
     /// Unique; 0 in a free slot.
     pub(crate) serial: u32,
     /// Where control went from here: the two last successors.

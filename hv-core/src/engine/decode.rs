@@ -12,8 +12,6 @@ use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 const MAX_OPS: usize = 64;
-/// Bytes of the longest instruction.
-const LONGEST: usize = 15;
 
 /// Executes an instruction by the reference implementation.
 pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
@@ -140,6 +138,37 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
     })
 }
 
+/// The longest instruction.
+const MAX_LENGTH: usize = 15;
+
+/// Whether bytes that mean nothing would be an instruction of more than 15 bytes, with its prefixes: that is a #GP
+/// (SDM vol. 3A, 6.15).
+fn is_too_long(bytes: &[u8], bitness: u32) -> bool {
+    let prefix = |byte: &&u8| {
+        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
+            || (bitness == 64 && **byte & 0xf0 == 0x40)
+    };
+    let prefixes = bytes.iter().take_while(prefix).count();
+    prefixes >= MAX_LENGTH
+        || (1..=prefixes).any(|without| {
+            let i = Decoder::new(bitness, &bytes[without..], DecoderOptions::NONE).decode();
+            !i.is_invalid() && without + i.len() > MAX_LENGTH
+        })
+}
+
+/// F3 90 is PAUSE, but with REX.B it exchanges RAX and R8.
+fn exchange_with_r8(i: &mut Instruction, bytes: &[u8]) {
+    let [.., rex @ 0x40..=0x4f, 0x90] = bytes else { return };
+    if rex & 1 == 0 {
+        return;
+    }
+    let plain: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0xf3).collect();
+    let mut exchange = Decoder::with_ip(64, &plain, i.ip(), DecoderOptions::NONE).decode();
+    exchange.set_len(i.len());
+    exchange.set_next_ip(i.next_ip());
+    *i = exchange;
+}
+
 /// Whether no other instruction may follow in a block.
 fn ends_block(i: &Instruction) -> bool {
     i.flow_control() != FlowControl::Next
@@ -193,6 +222,12 @@ impl Vcpu {
         }
     }
 
+    /// #GP(0) where RIP lies beyond the code segment: no page is looked at then.
+    pub(crate) fn check_code_limit(&mut self) -> Exec {
+        let (_, limit) = self.code_window();
+        if self.mode != Mode::Long && self.rip > limit as u64 { Err(self.general_protection()) } else { Ok(()) }
+    }
+
     fn fetch_page(&mut self, bus: &mut Bus, linear: u64, limit: usize) -> Exec<Fetched> {
         let physical = self.translate_fetch(bus, linear)?;
         let length = (0x1000 - (linear as usize & 0xfff)).min(limit);
@@ -204,10 +239,9 @@ impl Vcpu {
     /// Decodes the block at RIP; with `single`, one instruction that ignores breakpoints and isn't noted as code.
     pub(crate) fn decode_block(&mut self, bus: &mut Bus, single: bool) -> Exec<Block> {
         let linear = self.fetch_address();
-        if self.mode != Mode::Long && self.rip > self.r.segments[seg::CS].limit as u64 {
-            return Err(self.general_protection());
-        }
-        let fetched = self.fetch_page(bus, linear, if single { 15 } else { 4096 })?;
+        self.check_code_limit()?;
+        let (_, limit) = self.code_window();
+        let fetched = self.fetch_page(bus, linear, if single { 2 * MAX_LENGTH } else { 4096 })?;
         let mut block = Block {
             rip: self.rip,
             end: self.rip,
@@ -215,6 +249,7 @@ impl Vcpu {
             physical: fetched.physical,
             second_frame: None,
             mode: self.mode as u8,
+            limit,
             serial: 0,
             links: [Cell::new(Link::NONE), Cell::new(Link::NONE)],
         };
@@ -249,6 +284,9 @@ impl Vcpu {
                 break;
             }
             decoder.decode_out(&mut instruction);
+            if instruction.mnemonic() == Mnemonic::Pause {
+                exchange_with_r8(&mut instruction, &fetched.bytes[offset..decoder.position()]);
+            }
             let at_page_end = linear as usize & 0xfff;
             if instruction.is_invalid()
                 && decoder.last_error() == DecoderError::NoMoreBytes
@@ -259,15 +297,18 @@ impl Vcpu {
                 }
                 return self.decode_straddling(bus, linear, &fetched, block);
             }
-            let fits_limit = self.mode == Mode::Long
-                || instruction.next_ip().wrapping_sub(1) <= self.r.segments[seg::CS].limit as u64;
-            if !fits_limit && !block.ops.is_empty() {
+            let last = self.rip.wrapping_add(decoder.position() as u64 - 1);
+            if self.mode != Mode::Long && last > limit as u64 {
+                if block.ops.is_empty() {
+                    return Err(self.general_protection());
+                }
                 break;
             }
             used = decoder.position();
             block.end = instruction.next_ip();
             let before = (!block.ops.is_empty()).then_some(&previous);
-            let done = self.push_op(&mut block, &instruction, before, offset);
+            let bytes = &fetched.bytes[offset..fetched.length];
+            let done = self.push_op(&mut block, &instruction, before, offset, bytes);
             if done {
                 break;
             }
@@ -287,6 +328,9 @@ impl Vcpu {
         first: &Fetched,
         mut block: Block,
     ) -> Exec<Block> {
+        if self.mode != Mode::Long && self.rip + first.length as u64 > block.limit as u64 {
+            return Err(self.general_protection());
+        }
         let next = self.wrap_linear(linear.wrapping_add(first.length as u64));
         let second = self.fetch_page(bus, next, 15)?;
         let mut bytes = [0; 30];
@@ -302,19 +346,20 @@ impl Vcpu {
         let instruction = decoder.decode();
         block.end = instruction.next_ip();
         block.second_frame = Some(second.physical >> 12);
-        self.push_op(&mut block, &instruction, None, 0);
+        self.push_op(&mut block, &instruction, None, 0, &bytes[..head + second.length]);
         bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
         bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
         Ok(block)
     }
 
-    /// Appends an instruction; true if the block ends with it.
+    /// Appends an instruction that is the first of `bytes`; true if the block ends with it.
     fn push_op(
         &mut self,
         block: &mut Block,
         i: &Instruction,
         previous: Option<&Instruction>,
         offset: usize,
+        bytes: &[u8],
     ) -> bool {
         if let Some(before) = block.ops.last_mut()
             && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
@@ -322,7 +367,7 @@ impl Vcpu {
             before.handler = handler!(sti_inside);
         }
         let invalid = i.is_invalid() || !supported(&self.model, i);
-        let mut op = if i.is_invalid() && i.len() >= LONGEST {
+        let mut op = if invalid && is_too_long(bytes, self.mode.bitness()) {
             Op::new(handler!(too_long))
         } else if invalid {
             Op::new(handler!(undefined))

@@ -91,7 +91,9 @@ impl Vcpu {
     /// Delivers an interrupt through the IDT. RIP must be the return address. On an abort nothing has changed.
     pub(crate) fn interrupt(&mut self, bus: &mut Bus, vector: u8, error: Option<u32>, source: Source) -> Exec {
         self.r.activity = crate::regs::Activity::Running;
-        let precise = std::mem::replace(&mut self.precise, true);
+        // INT n is an instruction that can be aborted and done again in precise mode.
+        let precise = self.precise;
+        self.precise |= source != Source::Software;
         let result = if !self.protected() {
             self.interrupt_real(bus, vector)
         } else if self.long_mode() {

@@ -490,6 +490,9 @@ impl Vcpu {
                 if value & set != set {
                     self.update_entry(bus, address, value | set, 8);
                 }
+                if large {
+                    self.tlb.note_large(linear, shift);
+                }
                 let offset_mask = (1u64 << shift) - 1;
                 return Ok((value & PHYSICAL_MASK & !0xfff & !offset_mask) | (linear & offset_mask));
             }
@@ -521,6 +524,7 @@ impl Vcpu {
             if pde & set != set {
                 self.update_entry(bus, address, pde | set, 4);
             }
+            self.tlb.note_large(linear, 22);
             let base = (pde & 0xffc0_0000) | ((pde >> 13 & 0xff) << 32);
             return Ok((base & PHYSICAL_MASK) | (linear & 0x3f_ffff));
         }

@@ -95,6 +95,9 @@ impl Runner {
     pub(crate) fn run(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exit {
         // RF lasts for one instruction.
         if self.cpu.guest_debugs() || self.cpu.r.interrupt_shadow || self.cpu.rflags & rflags::RF != 0 {
+            if self.at_break(bus) {
+                return Exit::Break;
+            }
             return self.run_precise(bus);
         }
         // The block that control comes from.
@@ -186,6 +189,13 @@ impl Runner {
         }
     }
 
+    /// Whether an execution breakpoint of the debugger's side is at RIP, for code that runs without decoded blocks.
+    fn at_break(&self, bus: &Bus) -> bool {
+        let linear = self.cpu.fetch_address();
+        !bus.watches.is_empty()
+            && self.cpu.look_up(bus, linear).is_some_and(|physical| bus.watches.is_break_address(linear, physical))
+    }
+
     fn must_look(&self, bus: &Bus) -> bool {
         bus.platform.has_signals()
             || bus.platform.interrupt_pending(self.cpu.id) != self.cpu.interrupt_line
@@ -212,8 +222,11 @@ impl Runner {
         let cpu = &mut self.cpu;
         let (rip, mode) = (cpu.rip, cpu.mode as u8);
         let linear = cpu.fetch_address();
+        cpu.check_code_limit()?;
         let physical = cpu.translate_fetch(bus, linear)?;
-        if let Some(index) = cache.find(physical, rip, mode) {
+        if let Some(index) = cache.find(physical, rip, mode)
+            && cache.get(index).limit == cpu.code_window().1
+        {
             let still_there = match cache.get(index).second_frame {
                 None => true,
                 Some(frame) => {

@@ -43,6 +43,9 @@ pub(crate) struct Tlb {
     read: [Way; 3],
     write: [Way; 3],
     fetch: [[FetchEntry; ENTRIES]; 2],
+    /// Regions of 2 MiB and 1 GiB, by their low bits, with pieces of large pages since the last flush.
+    large: [u64; 8],
+    giant: u64,
     /// Whether anything was filled since the last flush of that kind.
     used: bool,
     written: bool,
@@ -62,6 +65,8 @@ impl Tlb {
             read: [[NO_ENTRY; ENTRIES]; 3],
             write: [[NO_ENTRY; ENTRIES]; 3],
             fetch: [[NO_FETCH; ENTRIES]; 2],
+            large: [0; 8],
+            giant: 0,
             used: false,
             written: false,
         })
@@ -166,6 +171,26 @@ impl Tlb {
         (entry.tag == linear & !0xfff).then_some(entry.physical)
     }
 
+    /// Notes that a page of `1 << shift` bytes maps `linear`.
+    pub(crate) fn note_large(&mut self, linear: u64, shift: u32) {
+        self.used = true;
+        match shift {
+            30 => self.giant |= 1 << (linear >> 30 & 63),
+            // A page of 4 MiB is two regions.
+            22 => {
+                let pair = linear >> 21 & 510;
+                self.large[(pair >> 6) as usize] |= 3 << (pair & 63);
+            }
+            _ => self.large[(linear >> 27 & 7) as usize] |= 1 << (linear >> 21 & 63),
+        }
+    }
+
+    /// Whether the entry of `linear` may be a piece of a large page.
+    pub(crate) fn may_be_large(&self, linear: u64) -> bool {
+        self.giant >> (linear >> 30 & 63) & 1 != 0
+            || self.large[(linear >> 27 & 7) as usize] >> (linear >> 21 & 63) & 1 != 0
+    }
+
     pub(crate) fn insert_read(&mut self, view: View, linear: u64, host: *const u8) {
         self.used = true;
         self.read[view as usize][slot(linear)] = Entry { tag: linear & !0xfff, host: host.cast_mut() };
@@ -191,6 +216,8 @@ impl Tlb {
             for way in &mut self.fetch {
                 way.fill(NO_FETCH);
             }
+            self.large = [0; 8];
+            self.giant = 0;
             self.used = false;
             self.flush_writes();
         }

@@ -153,7 +153,8 @@ impl Watches {
             };
             if at < start.saturating_add(watched) && start < at.saturating_add(length) {
                 any = true;
-                if record {
+                // An instruction hits a watchpoint once, however often it touches it.
+                if record && self.hits.iter().all(|hit| hit.id != *id) {
                     self.hits.push(WatchHit { id: *id, address: at.max(start), access });
                 }
             }

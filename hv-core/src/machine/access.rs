@@ -45,7 +45,10 @@ impl Machine {
                 why: "reserved bits or a forbidden change of mode",
             })?;
         }
-        self.bus.platform.set_cr8(vcpu, registers.cr8);
+        // CR8 shows half of the task priority: written back, it would clear the other.
+        if registers.cr8 != old.cr8 {
+            self.bus.platform.set_cr8(vcpu, registers.cr8);
+        }
         self.runners[vcpu.index()].cpu.load_registers(registers);
         Ok(())
     }

@@ -417,7 +417,8 @@ impl Machine {
         let cpu = &mut self.runners[n].cpu;
         let used = cpu.clock - self.clock;
         self.clock = cpu.clock;
-        if !alone {
+        // A step of the one whose turn it is counts: gdb passes its breakpoints so, and the schedule stays as it was.
+        if !alone || n == self.current {
             self.slice_left = if cpu.yield_slice { 0 } else { self.slice_left.saturating_sub(used) };
         }
         match exit {

@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// How long debuggers may take to hear that the guest has ended.
+const LAST_DEBUGGERS: Duration = Duration::from_secs(2);
+
 /// Run a guest in the foreground, its console on the terminal, and let debuggers attach
 ///
 /// Without a guest it runs the stock Linux that set-up put in place. The lines for gdb and lldb are printed to
@@ -172,9 +175,16 @@ async fn guest_ends(managed: &Arc<Managed>) -> Result<u8, Failure> {
         let now = lifecycle.borrow_and_update().clone();
         match now {
             Lifecycle::Alive => {}
-            Lifecycle::ShutDown => return Ok(0),
+            Lifecycle::ShutDown => {
+                // Debuggers are told how it ended, and leave.
+                let _ = tokio::time::timeout(LAST_DEBUGGERS, no_debuggers(managed)).await;
+                return Ok(0);
+            }
             // The process' exit status has 8 bits.
-            Lifecycle::DebugExit(value) => return Ok(value as u8),
+            Lifecycle::DebugExit(value) => {
+                let _ = tokio::time::timeout(LAST_DEBUGGERS, no_debuggers(managed)).await;
+                return Ok(value as u8);
+            }
             Lifecycle::Crashed(reason) => {
                 if !managed.target().sessions().is_empty() {
                     tracing::warn!("the guest crashed: {reason}; waiting for its debuggers to leave");

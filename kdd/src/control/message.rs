@@ -367,6 +367,12 @@ pub struct DomainInfo {
     pub waits_for_debugger: bool,
     /// Guest time in nanoseconds.
     pub uptime_nanoseconds: u64,
+    /// Instructions that its vCPUs retired: virtual time without idle time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_instructions: Option<u64>,
+    /// How much of its RAM was ever touched, and so takes memory of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub touched_bytes: Option<u64>,
     /// What each vCPU does.
     pub vcpu_states: Vec<VcpuInfo>,
     /// Who debugs it.

@@ -67,6 +67,8 @@ impl Managed {
             operator_pauses: self.operator_pauses(),
             waits_for_debugger: self.target().waits_for_debugger(),
             uptime_nanoseconds: domain.uptime().nanoseconds(),
+            retired_instructions: domain.retired_instructions(),
+            touched_bytes: domain.touched_memory(),
             vcpu_states,
             sessions: sessions.collect(),
             state_hash,

@@ -13,10 +13,24 @@ pub struct Line {
     pub bytes: Vec<u8>,
     /// Decoded.
     pub instruction: Instruction,
-    /// Status flags that are undefined before it.
-    pub undefined_before: u64,
-    /// Status flags that are undefined after it, if it completes.
-    pub undefined_after: u64,
+    /// What it does to the status flags.
+    pub effect: FlagEffect,
+}
+
+/// What an instruction does to the set of undefined status flags.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlagEffect {
+    /// Those that it gives a defined value.
+    pub defines: u64,
+    /// Those that it leaves undefined.
+    pub undefines: u64,
+}
+
+impl FlagEffect {
+    /// The undefined flags after it.
+    pub fn after(&self, before: u64) -> u64 {
+        (before & !self.defines) | self.undefines
+    }
 }
 
 /// What memory holds at the start.
@@ -40,7 +54,7 @@ fn pool() -> &'static [u8] {
             let word = match rng.below(4) {
                 0 => rng.interesting(),
                 1 => rng.interesting_double(),
-                _ => rng.next(),
+                _ => rng.bits(),
             };
             bytes.extend_from_slice(&word.to_le_bytes());
         }
@@ -52,7 +66,10 @@ impl Memory {
     /// A random cut of the pool.
     pub fn random(rng: &mut Rng) -> Memory {
         let offset = rng.below(((POOL_BYTES - IMAGE_BYTES) / 16) as u64) as usize * 16;
-        Memory { pool_offset: Some(offset), patches: Vec::new() }
+        Memory {
+            pool_offset: Some(offset),
+            patches: Vec::new(),
+        }
     }
 
     /// The bytes of the whole image.
@@ -89,21 +106,25 @@ pub struct Case {
 impl Case {
     /// All instruction bytes.
     pub fn code(&self) -> Vec<u8> {
-        self.lines.iter().flat_map(|line| line.bytes.iter().copied()).collect()
+        self.lines
+            .iter()
+            .flat_map(|line| line.bytes.iter().copied())
+            .collect()
     }
 
     /// Status flags that are undefined if the run ended with RIP here: before the instruction at `rip`, or at the end.
     pub fn undefined_flags_at(&self, rip: u64) -> u64 {
         let mut ip = self.start.rip;
-        let mut all = 0;
+        let (mut undefined, mut all) = (0, 0);
         for line in &self.lines {
             if ip == rip {
-                return line.undefined_before;
+                return undefined;
             }
             ip += line.bytes.len() as u64;
-            all |= line.undefined_after;
+            undefined = line.effect.after(undefined);
+            all |= undefined;
         }
         // Behind the INT3 at the end, or after a jump to elsewhere.
-        if rip == ip + 1 { self.lines.last().map_or(0, |line| line.undefined_after) } else { all }
+        if rip == ip + 1 { undefined } else { all }
     }
 }

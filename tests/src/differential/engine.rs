@@ -7,7 +7,7 @@
 use super::case::Case;
 use super::image::{GADGET, GADGET_CODE};
 use super::layout::{CODE, DATA, IMAGE, IMAGE_BYTES, PAGE, READ_ONLY, STACK};
-use super::state::{EXTENDED_MASK, code, Event, Outcome, SI_KERNEL, State, Stop};
+use super::state::{EXTENDED_MASK, Event, Outcome, SI_KERNEL, State, Stop, code};
 use anyhow::{Result, anyhow, ensure};
 use hv_core::introspect::{Breakpoint, BreakpointId, BreakpointKind, Place, StepMode};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
@@ -94,13 +94,15 @@ impl Mapper<'_> {
             let mut value = u64::from_le_bytes(bytes);
             if value == 0 {
                 value = self.page() | PRESENT | WRITABLE | USER;
-                self.machine.write_physical(GuestPhysAddr(entry), &value.to_le_bytes());
+                self.machine
+                    .write_physical(GuestPhysAddr(entry), &value.to_le_bytes());
             }
             table = value & !0xfff;
         }
         let frame = self.page();
         let entry = table + (address >> 12 & 511) * 8;
-        self.machine.write_physical(GuestPhysAddr(entry), &(frame | PRESENT | flags).to_le_bytes());
+        self.machine
+            .write_physical(GuestPhysAddr(entry), &(frame | PRESENT | flags).to_le_bytes());
         self.pages.insert(address, frame);
         frame
     }
@@ -118,10 +120,19 @@ impl EngineCpu {
             seed: 0,
             cpu_model: String::new(),
             debug_exit: None,
-            guest: GuestImage::Linux { kernel: kernel().into(), initrd: None, command_line: String::new() },
+            guest: GuestImage::Linux {
+                kernel: kernel().into(),
+                initrd: None,
+                command_line: String::new(),
+            },
         };
         let mut machine = Machine::new(&config)?;
-        let mut mapper = Mapper { machine: &mut machine, next: TABLES, root: TABLES, pages: HashMap::new() };
+        let mut mapper = Mapper {
+            machine: &mut machine,
+            next: TABLES,
+            root: TABLES,
+            pages: HashMap::new(),
+        };
         mapper.page();
         for region in [GADGET, CODE, DATA, READ_ONLY, STACK] {
             for page in 0..region.pages {
@@ -136,12 +147,21 @@ impl EngineCpu {
         let (root, pages) = (mapper.root, mapper.pages);
         for vector in 0..VECTORS {
             let place = Place::Virtual(GuestVirtAddr(HANDLERS + vector * HANDLER_BYTES));
-            let breakpoint = Breakpoint { place, kind: BreakpointKind::Execute, condition: None };
+            let breakpoint = Breakpoint {
+                place,
+                kind: BreakpointKind::Execute,
+                condition: None,
+            };
             machine.insert_breakpoint(BreakpointId(vector), breakpoint);
         }
         let start = registers(&machine.registers(VcpuId(0)), root);
-        let mut cpu =
-            EngineCpu { machine, pages, start, dirty_code: None, interrupt: AtomicBool::new(false) };
+        let mut cpu = EngineCpu {
+            machine,
+            pages,
+            start,
+            dirty_code: None,
+            interrupt: AtomicBool::new(false),
+        };
         for page in 0..CODE.pages {
             cpu.write(CODE.start + page * PAGE, &[0xcc; PAGE as usize])?;
         }
@@ -164,7 +184,10 @@ impl EngineCpu {
             self.write(handler, &[0xeb, 0xfe])?;
             // INT3 and INTO may be used by ring 3.
             let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
-            let low = handler & 0xffff | (KERNEL_CODE as u64) << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16 & 0xffff) << 48;
+            let low = handler & 0xffff
+                | (KERNEL_CODE as u64) << 16
+                | (0x8e | dpl << 5) << 40
+                | (handler >> 16 & 0xffff) << 48;
             self.write(IDT + vector * 16, &low.to_le_bytes())?;
             self.write(IDT + vector * 16 + 8, &(handler >> 32).to_le_bytes())?;
         }
@@ -172,7 +195,10 @@ impl EngineCpu {
     }
 
     fn physical(&self, address: u64) -> Result<GuestPhysAddr> {
-        let page = self.pages.get(&(address & !0xfff)).ok_or_else(|| anyhow!("{address:#x} is not mapped"))?;
+        let page = self
+            .pages
+            .get(&(address & !0xfff))
+            .ok_or_else(|| anyhow!("{address:#x} is not mapped"))?;
         Ok(GuestPhysAddr(page + (address & 0xfff)))
     }
 
@@ -182,7 +208,10 @@ impl EngineCpu {
             let at = address + done as u64;
             let length = ((PAGE - at % PAGE) as usize).min(bytes.len() - done);
             let physical = self.physical(at)?;
-            ensure!(self.machine.write_physical(physical, &bytes[done..done + length]) == length, "a short write");
+            ensure!(
+                self.machine.write_physical(physical, &bytes[done..done + length]) == length,
+                "a short write"
+            );
             done += length;
         }
         Ok(())
@@ -191,7 +220,10 @@ impl EngineCpu {
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         for (index, page) in bytes.chunks_mut(PAGE as usize).enumerate() {
             let physical = self.physical(address + index as u64 * PAGE)?;
-            ensure!(self.machine.read_physical(physical, page) == page.len(), "a short read");
+            ensure!(
+                self.machine.read_physical(physical, page) == page.len(),
+                "a short read"
+            );
         }
         Ok(())
     }
@@ -249,7 +281,10 @@ impl EngineCpu {
     }
 
     fn step(&mut self) -> std::result::Result<u64, Stop> {
-        let limit = RunLimit { ticks: 1, step: Some((VcpuId(0), StepMode::Alone)) };
+        let limit = RunLimit {
+            ticks: 1,
+            step: Some((VcpuId(0), StepMode::Alone)),
+        };
         for _ in 0..MOST_INSTRUCTIONS {
             match self.machine.run(&limit, &self.interrupt) {
                 RunExit::Stepped => {}
@@ -263,7 +298,10 @@ impl EngineCpu {
     }
 
     fn run_blocks(&mut self) -> std::result::Result<u64, Stop> {
-        let limit = RunLimit { ticks: MOST_INSTRUCTIONS, step: None };
+        let limit = RunLimit {
+            ticks: MOST_INSTRUCTIONS,
+            step: None,
+        };
         match self.machine.run(&limit, &self.interrupt) {
             RunExit::Limit => Err(Stop::Endless),
             RunExit::Stopped { .. } => {
@@ -301,12 +339,26 @@ impl EngineCpu {
 
 /// The signal that Linux sends for an exception of a process.
 fn signal_of(vector: u64, error: u64, rip: u64, registers: &Registers) -> Option<Event> {
-    let event = |signal, code, address| Some(Event { signal, code, address });
+    let event = |signal, code, address| {
+        Some(Event {
+            signal,
+            code,
+            address,
+        })
+    };
     match vector {
         0 => event(libc::SIGFPE, code::FPE_INTDIV, rip),
         1 => {
             let stepped = registers.dr6 & 1 << 14 != 0;
-            event(libc::SIGTRAP, if stepped { code::TRAP_TRACE } else { code::TRAP_BRKPT }, rip)
+            event(
+                libc::SIGTRAP,
+                if stepped {
+                    code::TRAP_TRACE
+                } else {
+                    code::TRAP_BRKPT
+                },
+                rip,
+            )
         }
         3 => Some(Event::BREAKPOINT),
         4 | 5 | 10 | 13 => event(libc::SIGSEGV, SI_KERNEL, 0),
@@ -316,7 +368,15 @@ fn signal_of(vector: u64, error: u64, rip: u64, registers: &Registers) -> Option
             // Of the kernel's half a process learns nothing.
             let cr2 = registers.cr2;
             let present = error & 1 != 0 && cr2 >> 63 == 0;
-            event(libc::SIGSEGV, if present { code::SEGV_ACCERR } else { code::SEGV_MAPERR }, cr2)
+            event(
+                libc::SIGSEGV,
+                if present {
+                    code::SEGV_ACCERR
+                } else {
+                    code::SEGV_MAPERR
+                },
+                cr2,
+            )
         }
         16 | 19 => event(libc::SIGFPE, 0, rip),
         17 => event(libc::SIGBUS, code::BUS_ADRALN, 0),
@@ -343,9 +403,21 @@ fn user_segment(selector: u16) -> Segment {
         0x23 => 0xc0fb,
         0x2b => 0xc0f3,
         0x33 => 0xa0fb,
-        _ => return Segment { selector, base: 0, limit: 0, attributes: Segment::UNUSABLE },
+        _ => {
+            return Segment {
+                selector,
+                base: 0,
+                limit: 0,
+                attributes: Segment::UNUSABLE,
+            };
+        }
     };
-    Segment { selector, base: 0, limit: u32::MAX, attributes }
+    Segment {
+        selector,
+        base: 0,
+        limit: u32::MAX,
+        attributes,
+    }
 }
 
 /// Ring 3's system registers.
@@ -365,10 +437,26 @@ fn registers(machine: &Registers, root: u64) -> Registers {
             | cr4::SMAP,
         efer: efer::SCE | efer::LME | efer::LMA | efer::NXE,
         xcr0: 3,
-        gdtr: DescriptorTable { base: GDT, limit: GDT_LIMIT },
-        idtr: DescriptorTable { base: IDT, limit: (VECTORS * 16 - 1) as u16 },
-        tr: Segment { selector: TSS_SELECTOR, base: TSS, limit: 0x67, attributes: 0x8b },
-        ldtr: Segment { selector: 0, base: 0, limit: 0, attributes: Segment::UNUSABLE },
+        gdtr: DescriptorTable {
+            base: GDT,
+            limit: GDT_LIMIT,
+        },
+        idtr: DescriptorTable {
+            base: IDT,
+            limit: (VECTORS * 16 - 1) as u16,
+        },
+        tr: Segment {
+            selector: TSS_SELECTOR,
+            base: TSS,
+            limit: 0x67,
+            attributes: 0x8b,
+        },
+        ldtr: Segment {
+            selector: 0,
+            base: 0,
+            limit: 0,
+            attributes: Segment::UNUSABLE,
+        },
         ..machine.clone()
     }
 }
@@ -419,7 +507,10 @@ fn state(r: &Registers) -> State {
         mxcsr: r.mxcsr,
         fcw: r.x87.fcw,
         fsw: r.x87.fsw,
-        ftw: (0..8).filter(|index| r.x87.ftw >> (2 * index) & 3 != 3).map(|index| 1 << index).sum(),
+        ftw: (0..8)
+            .filter(|index| r.x87.ftw >> (2 * index) & 3 != 3)
+            .map(|index| 1 << index)
+            .sum(),
         st: std::array::from_fn(|index| r.x87.r[(top + index) % 8] & EXTENDED_MASK),
     }
 }

@@ -5,8 +5,11 @@
 //! that leads there: at the start if no instruction has used it yet, by a MOV otherwise.
 
 mod control;
+mod mangle;
 mod operands;
 mod stack;
+
+pub use mangle::mangled;
 
 use super::case::{Case, Line, Memory};
 use super::known;
@@ -14,7 +17,8 @@ use super::layout::{CODE, STACK, selector};
 use super::rng::Rng;
 use super::state::State;
 use iced_x86::{
-    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess, OpKind, Register,
+    Code, Decoder, DecoderOptions, Encoder, Instruction, InstructionInfoFactory, Mnemonic as M, OpAccess,
+    OpKind, Register,
 };
 
 /// An instruction form that cases are made of.
@@ -56,7 +60,7 @@ pub fn candidates(bits: u32) -> (Vec<Candidate>, Vec<Skipped>) {
 pub struct Builder {
     pub(super) bits: u32,
     pub(super) rng: Rng,
-    start: State,
+    pub(super) start: State,
     memory: Memory,
     /// Values of the general registers that are certain at this point.
     known: [Option<u64>; 16],
@@ -65,6 +69,8 @@ pub struct Builder {
     fs_base: Option<u64>,
     gs_base: Option<u64>,
     undefined: u64,
+    /// The instruction that is built is the case's last.
+    pub last: bool,
     lines: Vec<Line>,
     ip: u64,
     factory: InstructionInfoFactory,
@@ -105,6 +111,7 @@ impl Builder {
             fs_base: Some(start.fs_base),
             gs_base: Some(start.gs_base),
             undefined: 0,
+            last: false,
             lines: Vec::new(),
             ip: start.rip,
             factory: InstructionInfoFactory::new(),
@@ -116,7 +123,13 @@ impl Builder {
 
     /// The finished case.
     pub fn finish(self, id: String) -> Case {
-        Case { id, bits: self.bits, start: self.start, memory: self.memory, lines: self.lines }
+        Case {
+            id,
+            bits: self.bits,
+            start: self.start,
+            memory: self.memory,
+            lines: self.lines,
+        }
     }
 
     pub(super) fn registers(&self) -> u64 {
@@ -140,7 +153,11 @@ impl Builder {
 
     /// Gives a register a value: at the start of the case, or by a MOV here.
     pub(super) fn force(&mut self, register: usize, value: u64) {
-        let value = if self.bits == 64 { value } else { value & 0xffff_ffff };
+        let value = if self.bits == 64 {
+            value
+        } else {
+            value & 0xffff_ffff
+        };
         if self.known[register] == Some(value) {
             return;
         }
@@ -182,7 +199,9 @@ impl Builder {
 
     /// Appends an instruction whose operands are settled.
     pub(super) fn push(&mut self, instruction: &Instruction) -> bool {
-        let Some(bytes) = self.encode(instruction) else { return false };
+        let Some(bytes) = self.encode(instruction) else {
+            return false;
+        };
         self.push_bytes(bytes)
     }
 
@@ -196,11 +215,13 @@ impl Builder {
         if known::rflags(instruction.rflags_read()) & self.undefined != 0 {
             // Flags that may be read must be defined: CMP EAX, EAX defines all.
             let clean = vec![0x39, 0xc0];
-            self.append(clean.clone(), &Decoder::with_ip(self.bits, &clean, self.ip, DecoderOptions::NONE).decode());
+            self.append(
+                clean.clone(),
+                &Decoder::with_ip(self.bits, &clean, self.ip, DecoderOptions::NONE).decode(),
+            );
             let instruction = Decoder::with_ip(self.bits, &bytes, self.ip, DecoderOptions::NONE).decode();
             // What is relative to RIP has moved.
-            let moved = instruction.is_ip_rel_memory_operand()
-                || instruction.near_branch_target() != 0;
+            let moved = instruction.is_ip_rel_memory_operand() || instruction.near_branch_target() != 0;
             if moved {
                 return false;
             }
@@ -213,11 +234,15 @@ impl Builder {
 
     fn append(&mut self, bytes: Vec<u8>, instruction: &Instruction) {
         let count = self.count_of(instruction);
-        let before = self.undefined;
-        self.undefined = known::undefined_after(instruction, count, before);
+        let effect = known::flag_effect(instruction, count);
+        self.undefined = effect.after(self.undefined);
         self.note_registers(instruction);
         self.ip += bytes.len() as u64;
-        self.lines.push(Line { bytes, instruction: *instruction, undefined_before: before, undefined_after: self.undefined });
+        self.lines.push(Line {
+            bytes,
+            instruction: *instruction,
+            effect,
+        });
     }
 
     /// The shift count of a shift, if it is certain.
@@ -225,12 +250,7 @@ impl Builder {
         if !known::shifts(i) {
             return 0;
         }
-        let last = i.op_count() - 1;
-        match i.op_kind(last) {
-            OpKind::Register => self.known[1].unwrap_or(0) & 0xff,
-            OpKind::Immediate8 => i.immediate8() as u64,
-            _ => 1,
-        }
+        known::shift_count(i, self.known[1].unwrap_or(0))
     }
 
     /// Whether a shift's count and result are certain; makes CL known where it isn't.
@@ -240,7 +260,11 @@ impl Builder {
         }
         let last = i.op_count() - 1;
         if i.op_kind(last) == OpKind::Register {
-            let value = if self.rng.chance(70) { self.rng.below(70) } else { self.rng.next() };
+            let value = if self.rng.chance(70) {
+                self.rng.below(70)
+            } else {
+                self.rng.bits()
+            };
             if self.known[1].is_none() || !self.used[1] {
                 self.force(1, value);
             }
@@ -257,7 +281,10 @@ impl Builder {
             let register = used.register();
             if let Some(number) = gpr_number(register) {
                 self.used[number] = true;
-                if !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::None) {
+                if !matches!(
+                    used.access(),
+                    OpAccess::Read | OpAccess::CondRead | OpAccess::None
+                ) {
                     written.push(number);
                 }
             }
@@ -302,19 +329,28 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     if rng.chance(2) {
         rflags |= 1 << 18; // AC
     }
-    let (code, fs) = if bits == 64 { (selector::USER_CODE_64, 0) } else { (selector::USER_CODE_32, selector::USER_DATA) };
+    let (code, fs) = if bits == 64 {
+        (selector::USER_CODE_64, 0)
+    } else {
+        (selector::USER_CODE_32, selector::USER_DATA)
+    };
     let base = |rng: &mut Rng| match (bits, rng.below(3)) {
         (32, _) | (_, 0) => 0,
         (_, 1) => rng.below(1 << 16) * 16,
-        _ => rng.next() & 0x7fff_ffff_f000,
+        _ => rng.bits() & 0x7fff_ffff_f000,
     };
     let data = selector::USER_DATA;
     // Most code lies within a page; some crosses.
-    let offset = if rng.chance(10) { 0x1000 - 1 - rng.below(24) } else { 0x100 + rng.below(0x800) };
+    let offset = if rng.chance(10) {
+        0x1000 - 1 - rng.below(24)
+    } else {
+        0x100 + rng.below(0x800)
+    };
     let mut st = std::array::from_fn(|_| rng.interesting_extended());
-    let ftw = if rng.chance(20) { rng.next() as u8 } else { 0 };
+    let ftw = if rng.chance(20) { rng.bits() as u8 } else { 0 };
     let top = rng.below(8) as u16;
-    let fsw = if ftw == 0 { 0 } else { top << 11 };
+    let conditions = rng.bits() as u16 & 0x4700;
+    let fsw = if ftw == 0 { 0 } else { top << 11 | conditions };
     if ftw == 0 {
         st = [0; 8];
     }
@@ -326,11 +362,25 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
         fs_base: base(rng),
         gs_base: base(rng),
         xmm: std::array::from_fn(|_| {
-            let half = |rng: &mut Rng| if rng.chance(50) { rng.interesting_double() } else { rng.interesting() };
+            let half = |rng: &mut Rng| {
+                if rng.chance(50) {
+                    rng.interesting_double()
+                } else {
+                    rng.interesting()
+                }
+            };
             (half(rng) as u128) << 64 | half(rng) as u128
         }),
-        mxcsr: if rng.chance(60) { 0x1f80 } else { (rng.next() as u32 & 0xe07f) | 0x1f80 },
-        fcw: if rng.chance(60) { 0x37f } else { 0x7f | (rng.next() as u16 & 0xf00) },
+        mxcsr: if rng.chance(60) {
+            0x1f80
+        } else {
+            (rng.bits() as u32 & 0xe07f) | 0x1f80
+        },
+        fcw: if rng.chance(60) {
+            0x37f
+        } else {
+            0x7f | (rng.bits() as u16 & 0xf00)
+        },
         fsw,
         ftw,
         st,

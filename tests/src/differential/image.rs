@@ -4,7 +4,12 @@
 use super::layout::{CODE, DATA, PAGE, READ_ONLY, Region, STACK};
 
 /// A page with [`GADGET_CODE`].
-pub const GADGET: Region = Region { start: 0x0800_0000, pages: 1, writable: false, executable: true };
+pub const GADGET: Region = Region {
+    start: 0x0c5e_7000,
+    pages: 1,
+    writable: false,
+    executable: true,
+};
 /// SYSCALL, INT3; PUSH 2, POPFQ, INT3.
 pub const GADGET_CODE: [u8; 7] = [0x0f, 0x05, 0xcc, 0x6a, 0x02, 0x9d, 0xcc];
 /// Where the flags are cleared.
@@ -34,7 +39,10 @@ pub fn program() -> Vec<u8> {
         put(at, &1u32.to_le_bytes()); // PT_LOAD
         put(at + 4, &flags.to_le_bytes());
         let length = region.len() as u64;
-        for (field, value) in [offset, region.start, region.start, length, length, PAGE].iter().enumerate() {
+        for (field, value) in [offset, region.start, region.start, length, length, PAGE]
+            .iter()
+            .enumerate()
+        {
             put(at + 8 + field * 8, &value.to_le_bytes());
         }
         offset += length;

@@ -1,6 +1,7 @@
 //! What is not compared, and why: instructions that can't be, results that the manuals leave undefined, and what
 //! Intel's CPUs (which the engine models) and AMD's may do differently.
 
+use super::case::FlagEffect;
 use iced_x86::{Code, CpuidFeature, EncodingKind, Instruction, Mnemonic as M, OpCodeInfo, RflagsBits};
 
 /// CF, PF, AF, ZF, SF and OF.
@@ -94,7 +95,9 @@ pub fn host_has(feature: CpuidFeature) -> bool {
 fn hwcap2() -> u64 {
     // The auxiliary vector as a file: pairs of words, 26 is AT_HWCAP2.
     let bytes = std::fs::read("/proc/self/auxv").unwrap_or_default();
-    let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    let mut words = bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
     while let (Some(kind), Some(value)) = (words.next(), words.next()) {
         if kind == 26 {
             return value;
@@ -119,12 +122,21 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
         }
         M::Sgdt | M::Sidt | M::Sldt | M::Str | M::Smsw => Some("Linux emulates it in user mode"),
         M::Int1 => Some("Linux tells a debugger's INT1 in its own way"),
-        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => Some("directed cases instead: the image has reserved bytes"),
-        M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
-            Some("directed cases instead: the area has the host's other states")
+        M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => {
+            Some("directed cases instead: the image has reserved bytes")
         }
+        M::Xsave
+        | M::Xsave64
+        | M::Xsaveopt
+        | M::Xsaveopt64
+        | M::Xsavec
+        | M::Xsavec64
+        | M::Xrstor
+        | M::Xrstor64 => Some("directed cases instead: the area has the host's other states"),
         M::Rsm | M::Getsec | M::Xbegin | M::Xabort | M::Xend | M::Xtest => Some("not in the model"),
-        M::Ud0 | M::Ud1 if code != Code::Ud1_r32_rm32 => Some("whether UD0 has a ModRM byte differs between Intel and AMD"),
+        M::Ud0 | M::Ud1 if code != Code::Ud1_r32_rm32 => {
+            Some("whether UD0 has a ModRM byte differs between Intel and AMD")
+        }
         M::Fstpnce => Some("an undocumented alias of FSTP"),
         M::Movsxd if code == Code::Movsxd_r16_rm16 => {
             Some("its memory operand has 16 bits at Intel, 32 at AMD")
@@ -132,7 +144,9 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
         M::Reservednop => Some("which opcodes are hint NOPs differs between generations"),
         _ if info.fwait() => Some("two instructions: WAIT and one that is run by itself"),
         // SDM vol. 2, "near branch": in 64-bit mode Intel ignores 66h, AMD truncates RIP.
-        _ if bits == 64 && is_16_bit_branch(code) => Some("66h with a near branch differs between Intel and AMD"),
+        _ if bits == 64 && is_16_bit_branch(code) => {
+            Some("66h with a near branch differs between Intel and AMD")
+        }
         // Intel loads a 64-bit offset with REX.W, AMD a 32-bit one.
         M::Lss | M::Lfs | M::Lgs | M::Jmp | M::Call if far_with_64_bit_offset(code) => {
             Some("REX.W far pointers differ between Intel and AMD")
@@ -144,7 +158,11 @@ pub fn not_run(info: &OpCodeInfo, bits: u32) -> Option<&'static str> {
 fn is_16_bit_branch(code: Code) -> bool {
     let name = format!("{code:?}");
     let relative = name.contains("_rel8_16") || name.ends_with("_rel16");
-    relative || matches!(code, Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16)
+    relative
+        || matches!(
+            code,
+            Code::Jmp_rm16 | Code::Call_rm16 | Code::Retnw | Code::Retnw_imm16
+        )
 }
 
 fn far_with_64_bit_offset(code: Code) -> bool {
@@ -160,6 +178,8 @@ pub enum Latitude {
     Transcendental,
     /// CVTPI2PS with a memory operand: Intel turns the x87 registers into MMX registers (SDM vol. 2), AMD doesn't.
     MmxTransition,
+    /// FCOMI and its like: Intel clears C1 (SDM vol. 2), AMD leaves it.
+    ConditionOne,
 }
 
 /// The latitude that an instruction's result has.
@@ -170,6 +190,7 @@ pub fn latitude(i: &Instruction) -> Option<Latitude> {
             Some(Latitude::Transcendental)
         }
         M::Cvtpi2ps if i.op1_kind() == iced_x86::OpKind::Memory => Some(Latitude::MmxTransition),
+        M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip => Some(Latitude::ConditionOne),
         _ => None,
     }
 }
@@ -178,7 +199,12 @@ pub fn latitude(i: &Instruction) -> Option<Latitude> {
 pub fn is_exact(code: Code) -> bool {
     let mut i = Instruction::default();
     i.set_code(code);
-    latitude(&i).is_none() && code.mnemonic() != M::Cvtpi2ps
+    // FNSTENV and FNSAVE store the last opcode, which AMD always notes and Intel only at an unmasked exception (SDM vol. 1,
+    // 8.1.9.1).
+    let opcode = matches!(code.mnemonic(), M::Fnstenv | M::Fnsave);
+    // Whether MASKMOVQ checks alignment isn't known either.
+    let masked = matches!(code.mnemonic(), M::Maskmovq | M::Maskmovdqu);
+    latitude(&i).is_none() && !masked && code.mnemonic() != M::Cvtpi2ps && !opcode
 }
 
 /// Whether two packed floats are the same estimate.
@@ -224,6 +250,15 @@ fn operand_bytes(i: &Instruction) -> u64 {
     }
 }
 
+/// The count of a shift or rotation by CL, an immediate or 1.
+pub fn shift_count(i: &Instruction, cl: u64) -> u64 {
+    match i.op_kind(i.op_count().max(1) - 1) {
+        iced_x86::OpKind::Register => cl & 0xff,
+        iced_x86::OpKind::Immediate8 => i.immediate8() as u64,
+        _ => 1,
+    }
+}
+
 /// Whether an instruction shifts or rotates by a count that decides what flags it changes.
 pub fn shifts(i: &Instruction) -> bool {
     matches!(
@@ -242,24 +277,37 @@ pub fn undefined_result(i: &Instruction, count: u64) -> bool {
     matches!(i.mnemonic(), M::Shld | M::Shrd) && masked_count(i, count) > operand_bytes(i) * 8
 }
 
-/// What an instruction does to the status flags: which are undefined after it, given which were before. `count` is the
-/// shift count.
-pub fn undefined_after(i: &Instruction, count: u64, before: u64) -> u64 {
+/// What an instruction does to the status flags. `count` is the shift count.
+pub fn flag_effect(i: &Instruction, count: u64) -> FlagEffect {
     if shifts(i) {
         let count = masked_count(i, count);
         if count == 0 {
-            return before;
+            return FlagEffect::default();
         }
         let bits = operand_bytes(i) * 8;
         // SDM vol. 2: OF is defined for a count of 1 only.
         let of = if count == 1 { 0 } else { OF };
         return match i.mnemonic() {
-            M::Rol | M::Ror | M::Rcl | M::Rcr => (before & !(CF | OF)) | of,
-            M::Shl | M::Sal | M::Shr if count > bits => AF | CF | of,
-            _ => AF | of,
+            M::Rol | M::Ror | M::Rcl | M::Rcr => FlagEffect {
+                defines: CF | OF,
+                undefines: of,
+            },
+            M::Shl | M::Sal | M::Shr if count > bits => FlagEffect {
+                defines: STATUS,
+                undefines: AF | CF | of,
+            },
+            _ => FlagEffect {
+                defines: STATUS,
+                undefines: AF | of,
+            },
         };
     }
-    let undefined = rflags(i.rflags_undefined());
-    let defined = rflags(i.rflags_written() | i.rflags_cleared() | i.rflags_set());
-    (before & !defined) | undefined
+    if i.is_string_instruction() && (i.has_rep_prefix() || i.has_repne_prefix()) {
+        // With a count of 0 it does nothing.
+        return FlagEffect::default();
+    }
+    FlagEffect {
+        defines: rflags(i.rflags_written() | i.rflags_cleared() | i.rflags_set()),
+        undefines: rflags(i.rflags_undefined()),
+    }
 }

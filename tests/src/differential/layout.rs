@@ -36,13 +36,33 @@ impl Region {
 }
 
 /// The code under test; INT3 where there is none.
-pub const CODE: Region = Region { start: 0x1000_0000, pages: 2, writable: false, executable: true };
+pub const CODE: Region = Region {
+    start: 0x1000_0000,
+    pages: 2,
+    writable: false,
+    executable: true,
+};
 /// Operands. Before it nothing is mapped.
-pub const DATA: Region = Region { start: 0x2000_0000, pages: 2, writable: true, executable: false };
+pub const DATA: Region = Region {
+    start: 0x2000_0000,
+    pages: 2,
+    writable: true,
+    executable: false,
+};
 /// Right behind [`DATA`]; behind it nothing is mapped.
-pub const READ_ONLY: Region = Region { start: DATA.end(), pages: 1, writable: false, executable: false };
+pub const READ_ONLY: Region = Region {
+    start: DATA.end(),
+    pages: 1,
+    writable: false,
+    executable: false,
+};
 /// The stack, with nothing mapped on either side.
-pub const STACK: Region = Region { start: 0x3000_0000, pages: 2, writable: true, executable: false };
+pub const STACK: Region = Region {
+    start: 0x3000_0000,
+    pages: 2,
+    writable: true,
+    executable: false,
+};
 
 /// Everything that a case's memory image covers, in this order.
 pub const IMAGE: [Region; 3] = [DATA, READ_ONLY, STACK];

@@ -36,7 +36,13 @@ impl NativeCpu {
         let memory = tracee.memory().context("the child's memory can't be opened")?;
         let template = tracee.registers()?;
         let fp_template = tracee.fp_registers()?;
-        let mut cpu = NativeCpu { tracee, memory, template, fp_template, dirty_code: None };
+        let mut cpu = NativeCpu {
+            tracee,
+            memory,
+            template,
+            fp_template,
+            dirty_code: None,
+        };
         // Away with the first stack and the vDSO: what the layout doesn't have must not be there.
         let start = 0x4000_0000;
         let result = cpu.system_call(libc::SYS_munmap, [start, TASK_END - start, 0])?;
@@ -68,7 +74,8 @@ impl NativeCpu {
         self.write_code(case)?;
         let mut offset = 0;
         for region in IMAGE {
-            self.memory.write_all_at(&image[offset..offset + region.len()], region.start)?;
+            self.memory
+                .write_all_at(&image[offset..offset + region.len()], region.start)?;
             offset += region.len();
         }
         self.set_state(&case.start)?;
@@ -78,14 +85,19 @@ impl NativeCpu {
         };
         let (number, code, address) = self.tracee.signal()?;
         let stop = if number == signal {
-            Stop::Event(Event { signal, code, address })
+            Stop::Event(Event {
+                signal,
+                code,
+                address,
+            })
         } else {
             Stop::Broken(format!("signal {signal} with information of {number}"))
         };
         let mut memory = vec![0; IMAGE_BYTES];
         let mut offset = 0;
         for region in IMAGE {
-            self.memory.read_exact_at(&mut memory[offset..offset + region.len()], region.start)?;
+            self.memory
+                .read_exact_at(&mut memory[offset..offset + region.len()], region.start)?;
             offset += region.len();
         }
         let state = self.state()?;
@@ -154,8 +166,8 @@ impl NativeCpu {
         let fp = self.tracee.fp_registers()?;
         Ok(State {
             gpr: [
-                r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-                r.r15,
+                r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+                r.r13, r.r14, r.r15,
             ],
             rip: r.rip,
             rflags: r.eflags & !HIDDEN_FLAGS,

@@ -24,7 +24,11 @@ pub enum Waited {
 }
 
 fn check(result: i64) -> io::Result<i64> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 impl Tracee {
@@ -37,17 +41,27 @@ impl Tracee {
         unsafe {
             command.pre_exec(|| {
                 // An endless loop ends some time: the kernel kills it.
-                let limit = libc::rlimit { rlim_cur: 600, rlim_max: 600 };
+                let limit = libc::rlimit {
+                    rlim_cur: 600,
+                    rlim_max: 600,
+                };
                 libc::setrlimit(libc::RLIMIT_CPU, &limit);
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 check(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)).map(|_| ())
             });
         }
         let child = command.spawn()?;
-        let tracee = Tracee { child, _thread: std::marker::PhantomData };
+        let tracee = Tracee {
+            child,
+            _thread: std::marker::PhantomData,
+        };
         match tracee.wait()? {
             Waited::Stopped(libc::SIGTRAP) => {}
-            other => return Err(io::Error::other(format!("the child did not stop at its start: {other:?}"))),
+            other => {
+                return Err(io::Error::other(format!(
+                    "the child did not stop at its start: {other:?}"
+                )));
+            }
         }
         // SAFETY: PTRACE_SETOPTIONS takes numbers only.
         check(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, tracee.pid(), 0, libc::PTRACE_O_EXITKILL) })?;
@@ -60,7 +74,10 @@ impl Tracee {
 
     /// Its memory as a file.
     pub fn memory(&self) -> io::Result<File> {
-        File::options().read(true).write(true).open(format!("/proc/{}/mem", self.pid()))
+        File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{}/mem", self.pid()))
     }
 
     /// Waits until it stops.
@@ -68,7 +85,11 @@ impl Tracee {
         let mut status = 0;
         // SAFETY: `status` outlives the call.
         check(unsafe { libc::waitpid(self.pid(), &mut status, 0) } as i64)?;
-        Ok(if libc::WIFSTOPPED(status) { Waited::Stopped(libc::WSTOPSIG(status)) } else { Waited::Gone })
+        Ok(if libc::WIFSTOPPED(status) {
+            Waited::Stopped(libc::WSTOPSIG(status))
+        } else {
+            Waited::Gone
+        })
     }
 
     /// Lets it run, without the signal that stopped it.
@@ -98,7 +119,12 @@ impl Tracee {
         // SAFETY: as for the general registers.
         unsafe {
             let mut registers: libc::user_fpregs_struct = std::mem::zeroed();
-            check(libc::ptrace(libc::PTRACE_GETFPREGS, self.pid(), 0, &mut registers))?;
+            check(libc::ptrace(
+                libc::PTRACE_GETFPREGS,
+                self.pid(),
+                0,
+                &mut registers,
+            ))?;
             Ok(registers)
         }
     }

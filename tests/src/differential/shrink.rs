@@ -1,13 +1,17 @@
 //! A failing case made small: instructions become NOPs or go, values become simple, as long as it still fails.
 
-use super::case::{Case, Line};
+use super::case::{Case, FlagEffect, Line};
 use iced_x86::{Decoder, DecoderOptions};
 
 /// NOPs in place of an instruction, so that nothing behind it moves.
 fn nops(line: &Line, bits: u32) -> Line {
     let bytes = vec![0x90; line.bytes.len()];
     let instruction = Decoder::with_ip(bits, &bytes, line.instruction.ip(), DecoderOptions::NONE).decode();
-    Line { bytes, instruction, ..line.clone() }
+    Line {
+        bytes,
+        instruction,
+        effect: FlagEffect::default(),
+    }
 }
 
 /// Whether a line is padding.
@@ -45,7 +49,9 @@ pub fn shrink(case: &Case, fails: &mut dyn FnMut(&Case) -> bool) -> Case {
             break;
         }
     }
-    let fresh = |change: &mut dyn FnMut(&mut Case), best: &mut Case, attempt: &mut dyn FnMut(&mut Case, Case) -> bool| {
+    let fresh = |change: &mut dyn FnMut(&mut Case),
+                 best: &mut Case,
+                 attempt: &mut dyn FnMut(&mut Case, Case) -> bool| {
         let mut candidate = best.clone();
         change(&mut candidate);
         attempt(best, candidate);
@@ -60,14 +66,26 @@ pub fn shrink(case: &Case, fails: &mut dyn FnMut(&Case) -> bool) -> Case {
         fresh(&mut |case| case.start.st[index] = 0, &mut best, &mut attempt);
     }
     for bit in [0, 2, 4, 6, 7, 10, 11, 18] {
-        fresh(&mut |case| case.start.rflags &= !(1 << bit), &mut best, &mut attempt);
+        fresh(
+            &mut |case| case.start.rflags &= !(1 << bit),
+            &mut best,
+            &mut attempt,
+        );
     }
     fresh(&mut |case| case.start.mxcsr = 0x1f80, &mut best, &mut attempt);
     fresh(&mut |case| case.start.fcw = 0x37f, &mut best, &mut attempt);
-    fresh(&mut |case| (case.start.ftw, case.start.fsw) = (0, 0), &mut best, &mut attempt);
+    fresh(
+        &mut |case| (case.start.ftw, case.start.fsw) = (0, 0),
+        &mut best,
+        &mut attempt,
+    );
     fresh(&mut |case| case.start.fs_base = 0, &mut best, &mut attempt);
     fresh(&mut |case| case.start.gs_base = 0, &mut best, &mut attempt);
-    fresh(&mut |case| case.memory.pool_offset = None, &mut best, &mut attempt);
+    fresh(
+        &mut |case| case.memory.pool_offset = None,
+        &mut best,
+        &mut attempt,
+    );
     let mut index = 0;
     while index < best.memory.patches.len() {
         let mut candidate = best.clone();

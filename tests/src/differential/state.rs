@@ -31,7 +31,8 @@ pub struct State {
 
 /// Names of the general registers.
 pub const GPR_NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 /// Bits of an 80-bit value.
@@ -50,7 +51,11 @@ pub struct Event {
 
 impl Event {
     /// What an INT3 makes.
-    pub const BREAKPOINT: Event = Event { signal: libc::SIGTRAP, code: SI_KERNEL, address: 0 };
+    pub const BREAKPOINT: Event = Event {
+        signal: libc::SIGTRAP,
+        code: SI_KERNEL,
+        address: 0,
+    };
 }
 
 /// `si_code` of a signal that the kernel sends without more to say.

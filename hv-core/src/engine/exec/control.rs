@@ -8,7 +8,7 @@ use crate::engine::bus::Bus;
 use crate::engine::interrupt::Source;
 use crate::engine::mmu::is_canonical;
 use crate::engine::task::SwitchKind;
-use crate::engine::vcpu::{Exec, Mode, Vcpu, vector};
+use crate::engine::vcpu::{Abort, Exec, Mode, Pending, Vcpu, vector};
 use crate::regs::{gpr, seg};
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind};
 
@@ -222,6 +222,11 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
 }
 
 fn switch_task(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, selector: u16, kind: SwitchKind) -> Exec<Flow> {
+    if !cpu.precise {
+        // The new task may trap at once.
+        cpu.pending = Pending::Precise;
+        return Err(Abort);
+    }
     let start = std::mem::replace(&mut cpu.rip, i.next_ip());
     if let Err(abort) = cpu.switch_task(bus, selector, kind, 0) {
         cpu.rip = start;
@@ -432,6 +437,10 @@ pub(crate) fn interrupt(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<
             }
             vector::OF
         }
+        Mnemonic::Int1 if !cpu.precise => {
+            cpu.pending = Pending::Precise;
+            return Err(Abort);
+        }
         Mnemonic::Int1 => {
             let start = std::mem::replace(&mut cpu.rip, i.next_ip());
             if let Err(abort) = cpu.interrupt(bus, vector::DB, None, Source::Exception) {
@@ -463,6 +472,11 @@ pub(crate) fn iret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow>
         Code::Iretd => 4,
         _ => 8,
     };
+    let nested = cpu.protected() && cpu.rflags & crate::regs::rflags::NT != 0;
+    if nested && !cpu.precise {
+        cpu.pending = Pending::Precise;
+        return Err(Abort);
+    }
     // A task that is returned from goes on behind its IRET.
     let start = std::mem::replace(&mut cpu.rip, i.next_ip());
     if let Err(abort) = cpu.iret(bus, size) {

@@ -293,11 +293,13 @@ pub(crate) fn adjust_privilege(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -
     if !cpu.protected() || cpu.mode == Mode::Virtual8086 {
         return Err(cpu.undefined());
     }
-    let selector = cpu.read_operand_for_write(bus, i, 0)? as u16;
+    let selector = cpu.read_operand(bus, i, 0)? as u16;
     let rpl = cpu.get_register(i.op1_register()) as u16 & 3;
     let raised = selector & 3 < rpl;
-    let result = if raised { selector & !3 | rpl } else { selector };
-    if i.op0_kind() == iced_x86::OpKind::Register {
+    let result = selector & !3 | rpl;
+    if !raised {
+        // Nothing is written, not even the same value.
+    } else if i.op0_kind() == iced_x86::OpKind::Register {
         // The 32-bit form's upper half stays too.
         let place = i.op0_register();
         let old = cpu.get_register(place);

@@ -502,8 +502,7 @@ pub(crate) fn invalidate(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
         let offset = cpu.effective_address(i);
         let index = super::operand::segment_index(i.memory_segment());
         let base = if cpu.mode == Mode::Long && index < seg::FS { 0 } else { cpu.r.segments[index].base };
-        // A large page has been cached by 4 KiB pieces, which can't be found one by one.
-        cpu.invalidate_page(bus, base.wrapping_add(offset));
+        cpu.invalidate_page(base.wrapping_add(offset));
     } else {
         if cpu.model.leaf7_ebx & feature::INVPCID == 0 {
             return Err(cpu.undefined());
@@ -522,29 +521,13 @@ pub(crate) fn invalidate(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
 }
 
 impl Vcpu {
-    /// INVLPG: drops one page, or everything if it lies in a large page.
-    fn invalidate_page(&mut self, bus: &Bus, linear: u64) {
-        if self.in_large_page(bus, linear) {
+    /// INVLPG: drops one page, or everything if it was cached from a large page, whose pieces can't be found one by one.
+    fn invalidate_page(&mut self, linear: u64) {
+        if self.tlb.may_be_large(linear) {
             self.flush_tlb();
         } else {
             self.flush_page(linear);
         }
-    }
-
-    /// Whether the tables map this address by a large page, or did until it was cached: absent upper levels count.
-    fn in_large_page(&self, bus: &Bus, linear: u64) -> bool {
-        if !self.long_mode() {
-            return true;
-        }
-        let mut table = self.r.cr3 & 0xff_ffff_f000;
-        for shift in [39, 30, 21] {
-            let entry = bus.memory.read_u64(table + ((linear >> shift & 0x1ff) << 3)).unwrap_or(0);
-            if entry & 1 == 0 || entry & 0x80 != 0 {
-                return true;
-            }
-            table = entry & 0xff_ffff_f000;
-        }
-        false
     }
 }
 

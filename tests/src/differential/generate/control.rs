@@ -13,7 +13,9 @@ impl Builder {
         if !self.push_code(code) {
             return false;
         }
-        let Some(line) = self.lines.last() else { return false };
+        let Some(line) = self.lines.last() else {
+            return false;
+        };
         let target = line.instruction.near_branch_target();
         if target == self.ip + SKIPPED {
             let register = Register::EAX + self.rng.pick(&[0u32, 1, 2, 3, 5, 6, 7]);
@@ -88,10 +90,19 @@ impl Builder {
                     Code::Retfq | Code::Retfq_imm16 | Code::Iretq => 8,
                     _ => 4,
                 };
-                let rflags = (self.rng.next() & 0x24_4cd5) | 2;
+                let rflags = (self.rng.bits() & 0x24_4cd5) | 2;
                 let stack = rsp.wrapping_add(0x40);
-                let words = [target, self.code_selector() as u64, rflags, stack, selector::USER_DATA as u64];
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()[..size].to_vec()).collect();
+                let words = [
+                    target,
+                    self.code_selector() as u64,
+                    rflags,
+                    stack,
+                    selector::USER_DATA as u64,
+                ];
+                let bytes: Vec<u8> = words
+                    .iter()
+                    .flat_map(|word| word.to_le_bytes()[..size].to_vec())
+                    .collect();
                 self.patch(rsp, &bytes);
             }
             _ => {}
@@ -99,12 +110,22 @@ impl Builder {
         Some(())
     }
 
+    /// A selector for a far transfer; to another mode only where nothing comes after it.
     fn code_selector(&mut self) -> u16 {
-        let own = if self.bits == 64 { selector::USER_CODE_64 } else { selector::USER_CODE_32 };
+        let own = if self.bits == 64 {
+            selector::USER_CODE_64
+        } else {
+            selector::USER_CODE_32
+        };
+        if !self.last {
+            return own;
+        }
         match self.rng.below(10) {
             0 => selector::USER_CODE_32,
             1 => selector::USER_CODE_64,
-            2 => self.rng.pick(&[0, 3, selector::USER_DATA, 0x10, 0x13, 0x30, 0x87, 0x2c]),
+            2 => self
+                .rng
+                .pick(&[0, 3, selector::USER_DATA, 0x10, 0x13, 0x30, 0x87, 0x2c]),
             _ => own,
         }
     }
@@ -119,7 +140,11 @@ impl Builder {
             _ if register.is_segment_register() => Some(0),
             _ => {
                 let value = known[gpr_number(register)?]?;
-                Some(if register.is_gpr32() { value & 0xffff_ffff } else { value })
+                Some(if register.is_gpr32() {
+                    value & 0xffff_ffff
+                } else {
+                    value
+                })
             }
         })
     }

@@ -11,8 +11,22 @@ fn wants_alignment(size: usize) -> bool {
 
 /// Selectors worth trying: each of the user's, null ones, ring 0's, and some that don't exist.
 const SELECTORS: [u16; 16] = [
-    0, 1, 2, 3, selector::USER_DATA, 0x28, 0x2a, selector::USER_CODE_32, selector::USER_CODE_64, 0x10, 0x18, 0x1b, 0x43, 0x2c,
-    0x87, 0xfff8,
+    0,
+    1,
+    2,
+    3,
+    selector::USER_DATA,
+    0x28,
+    0x2a,
+    selector::USER_CODE_32,
+    selector::USER_CODE_64,
+    0x10,
+    0x18,
+    0x1b,
+    0x43,
+    0x2c,
+    0x87,
+    0xfff8,
 ];
 
 impl Builder {
@@ -24,7 +38,13 @@ impl Builder {
         self.prepare(code);
         let (mut high_byte, mut immediates) = (false, 0);
         for operand in 0..info.op_count() {
-            self.operand(&mut i, operand, info.op_kind(operand), &mut high_byte, &mut immediates)?;
+            self.operand(
+                &mut i,
+                operand,
+                info.op_kind(operand),
+                &mut high_byte,
+                &mut immediates,
+            )?;
         }
         self.prefixes(&mut i);
         if !self.settle_count(&i) {
@@ -50,7 +70,11 @@ impl Builder {
             return Register::AL + self.rng.below(8) as u32;
         }
         // Encodings with REX have no AH to BH; where one is needed the encoder refuses, and another try is made.
-        if self.rng.chance(20) { Register::AH + self.rng.below(4) as u32 } else { self.rng.pick(&BYTES) }
+        if self.rng.chance(20) {
+            Register::AH + self.rng.below(4) as u32
+        } else {
+            self.rng.pick(&BYTES)
+        }
     }
 
     /// A selector worth trying.
@@ -62,9 +86,18 @@ impl Builder {
         Register::XMM0 + self.rng.below(self.registers()) as u32
     }
 
-    fn operand(&mut self, i: &mut Instruction, n: u32, kind: K, _high: &mut bool, immediates: &mut u32) -> Option<()> {
+    fn operand(
+        &mut self,
+        i: &mut Instruction,
+        n: u32,
+        kind: K,
+        _high: &mut bool,
+        immediates: &mut u32,
+    ) -> Option<()> {
         let or_memory = match kind {
-            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem => true,
+            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem | K::mm_or_mem | K::xmm_or_mem => {
+                true
+            }
             K::mem | K::mem_offs => {
                 return self.memory_operand(i, n, kind == K::mem_offs);
             }
@@ -76,16 +109,34 @@ impl Builder {
         let register = match kind {
             K::r8_or_mem | K::r8_reg | K::r8_opcode => self.byte_register(),
             K::r16_or_mem | K::r16_reg | K::r16_rm | K::r16_opcode => self.register_in(Register::AX),
-            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv => self.register_in(Register::EAX),
-            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv => self.register_in(Register::RAX),
+            K::r32_or_mem | K::r32_reg | K::r32_rm | K::r32_opcode | K::r32_vvvv => {
+                self.register_in(Register::EAX)
+            }
+            K::r64_or_mem | K::r64_reg | K::r64_rm | K::r64_opcode | K::r64_vvvv => {
+                self.register_in(Register::RAX)
+            }
             K::mm_or_mem | K::mm_reg | K::mm_rm => Register::MM0 + self.rng.below(8) as u32,
             K::xmm_or_mem | K::xmm_reg | K::xmm_rm => self.xmm(),
             K::seg_reg => {
-                let to = [Register::ES, Register::SS, Register::DS, Register::FS, Register::GS];
-                if n == 0 { self.rng.pick(&to) } else { Register::ES + self.rng.below(6) as u32 }
+                let to = [
+                    Register::ES,
+                    Register::SS,
+                    Register::DS,
+                    Register::FS,
+                    Register::GS,
+                ];
+                if n == 0 {
+                    self.rng.pick(&to)
+                } else {
+                    Register::ES + self.rng.below(6) as u32
+                }
             }
-            K::cr_reg => self.rng.pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
-            K::dr_reg => self.rng.pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]),
+            K::cr_reg => self
+                .rng
+                .pick(&[Register::CR0, Register::CR2, Register::CR3, Register::CR4]),
+            K::dr_reg => self
+                .rng
+                .pick(&[Register::DR0, Register::DR3, Register::DR6, Register::DR7]),
             K::es => Register::ES,
             K::cs => Register::CS,
             K::ss => Register::SS,
@@ -112,7 +163,11 @@ impl Builder {
         let long = self.bits == 64;
         match kind {
             K::imm8 => {
-                let op = if *immediates == 0 { OpKind::Immediate8 } else { OpKind::Immediate8_2nd };
+                let op = if *immediates == 0 {
+                    OpKind::Immediate8
+                } else {
+                    OpKind::Immediate8_2nd
+                };
                 *immediates += 1;
                 let mut value = value as u8;
                 match i.mnemonic() {
@@ -123,7 +178,11 @@ impl Builder {
                     _ => {}
                 }
                 i.set_op_kind(n, op);
-                if op == OpKind::Immediate8 { i.set_immediate8(value) } else { i.set_immediate8_2nd(value) }
+                if op == OpKind::Immediate8 {
+                    i.set_immediate8(value)
+                } else {
+                    i.set_immediate8_2nd(value)
+                }
             }
             K::imm8_const_1 => {
                 i.set_op_kind(n, OpKind::Immediate8);
@@ -143,9 +202,14 @@ impl Builder {
             }
             K::imm16 => {
                 *immediates += 1;
-                let small = i.mnemonic() == M::Retf || (matches!(i.mnemonic(), M::Enter | M::Ret) && self.rng.chance(80));
+                let small = i.mnemonic() == M::Retf
+                    || (matches!(i.mnemonic(), M::Enter | M::Ret) && self.rng.chance(80));
                 i.set_op_kind(n, OpKind::Immediate16);
-                i.set_immediate16(if small { self.rng.below(64) as u16 * 8 } else { value as u16 });
+                i.set_immediate16(if small {
+                    self.rng.below(64) as u16 * 8
+                } else {
+                    value as u16
+                });
             }
             K::imm32 => {
                 i.set_op_kind(n, OpKind::Immediate32);
@@ -161,16 +225,26 @@ impl Builder {
             }
             K::seg_rSI => {
                 let narrow = self.string_pointer(i, 6, n, long);
-                i.set_op_kind(n, if narrow { OpKind::MemorySegESI } else { OpKind::MemorySegRSI });
+                i.set_op_kind(
+                    n,
+                    if narrow {
+                        OpKind::MemorySegESI
+                    } else {
+                        OpKind::MemorySegRSI
+                    },
+                );
             }
             K::es_rDI | K::seg_rDI => {
                 let narrow = self.string_pointer(i, 7, n, long);
-                i.set_op_kind(n, match (kind, narrow) {
-                    (K::es_rDI, true) => OpKind::MemoryESEDI,
-                    (K::es_rDI, false) => OpKind::MemoryESRDI,
-                    (_, true) => OpKind::MemorySegEDI,
-                    (_, false) => OpKind::MemorySegRDI,
-                });
+                i.set_op_kind(
+                    n,
+                    match (kind, narrow) {
+                        (K::es_rDI, true) => OpKind::MemoryESEDI,
+                        (K::es_rDI, false) => OpKind::MemoryESRDI,
+                        (_, true) => OpKind::MemorySegEDI,
+                        (_, false) => OpKind::MemorySegRDI,
+                    },
+                );
             }
             K::seg_rBX_al => {
                 let narrow = !long;
@@ -182,7 +256,14 @@ impl Builder {
             }
             K::farbr2_2 | K::farbr4_2 => {
                 let wide = kind == K::farbr4_2;
-                i.set_op_kind(n, if wide { OpKind::FarBranch32 } else { OpKind::FarBranch16 });
+                i.set_op_kind(
+                    n,
+                    if wide {
+                        OpKind::FarBranch32
+                    } else {
+                        OpKind::FarBranch16
+                    },
+                );
             }
             K::br16_1 | K::br32_1 | K::br64_1 | K::br16_2 | K::br32_4 | K::br64_4 => {
                 let op = match kind {
@@ -212,10 +293,10 @@ impl Builder {
         let second = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq) && register == 6;
         if second || matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu) {
             // Which operand of CMPS is read first, and whether a masked byte may fault, is the CPU's own affair.
-            target = DATA.start + 0x800 + self.rng.below(0x800);
+            target = DATA.start + 0x800 + self.rng.below(0x100) * 8;
         }
         if narrow && long {
-            target = target & 0xffff_ffff | self.rng.next() << 32;
+            target = target & 0xffff_ffff | self.rng.bits() << 32;
         }
         self.force(register, target);
         narrow
@@ -225,10 +306,18 @@ impl Builder {
     pub(super) fn target(&mut self, size: usize) -> u64 {
         let size = size.max(1) as u64;
         let aligned = if wants_alignment(size as usize) { 88 } else { 50 };
-        let align = if self.rng.chance(aligned) { size.next_power_of_two().min(64) } else { 1 };
-        let into = |rng: &mut super::Rng, start: u64, length: u64| start + (rng.below(length - size.min(length - 1)) & !(align - 1));
+        let align = if self.rng.chance(aligned) {
+            size.next_power_of_two().min(64)
+        } else {
+            1
+        };
+        let into = |rng: &mut super::Rng, start: u64, length: u64| {
+            start + (rng.below(length - size.min(length - 1)) & !(align - 1))
+        };
         let across = |rng: &mut super::Rng, border: u64| border - rng.below(size + 1);
-        match self.rng.below(100) {
+        // A fault ends a sequence: there they are rare.
+        let kinds = if self.last || self.rng.chance(10) { 100 } else { 82 };
+        match self.rng.below(kinds) {
             0..72 => into(&mut self.rng, DATA.start + 0x800, 0x1000),
             72..82 => across(&mut self.rng, DATA.start + 0x1000),
             82..86 => into(&mut self.rng, READ_ONLY.start, READ_ONLY.len() as u64),
@@ -240,8 +329,8 @@ impl Builder {
             96 => self.rng.below(0x1_0000),
             97 if self.bits == 64 => across(&mut self.rng, 1 << 47),
             98 if self.bits == 64 => 0xffff_8000_0000_0000 - self.rng.below(size + 1),
-            _ if self.bits == 64 => self.rng.next(),
-            _ => self.rng.next() & 0xffff_ffff,
+            _ if self.bits == 64 => self.rng.bits(),
+            _ => self.rng.bits() & 0xffff_ffff,
         }
     }
 
@@ -253,8 +342,10 @@ impl Builder {
             size => size.size().min(512),
         };
         let mut target = self.target(size);
-        if size >= 10 && size != 16 || is_far_pointer(i.memory_size()) {
-            // Where in a large operand a fault is met first is the CPU's own affair.
+        let indirect = matches!(i.mnemonic(), M::Call | M::Jmp);
+        if size >= 10 && size != 16 || indirect || is_far_pointer(i.memory_size()) {
+            // Where in a large operand a fault is met first is the CPU's own affair, and whether a CALL's push or its
+            // target is.
             target = DATA.start + 0x800 + self.rng.below(0x40) * 16;
         }
         self.prepare_memory(i, target);
@@ -265,7 +356,11 @@ impl Builder {
             i.set_memory_displacement64(if narrow { target & 0xffff_ffff } else { target });
             return Some(());
         }
-        if self.bits == 32 { self.address_32(i, target) } else { self.address_64(i, target) }
+        if self.bits == 32 {
+            self.address_32(i, target)
+        } else {
+            self.address_64(i, target)
+        }
     }
 
     /// Chooses a segment prefix; the offset in that segment that is `target`.
@@ -277,7 +372,8 @@ impl Builder {
         let segment = if self.rng.chance(70) {
             self.rng.pick(&[Register::FS, Register::GS])
         } else {
-            self.rng.pick(&[Register::ES, Register::CS, Register::SS, Register::DS])
+            self.rng
+                .pick(&[Register::ES, Register::CS, Register::SS, Register::DS])
         };
         let base = match segment {
             Register::FS => self.fs_base,
@@ -300,17 +396,19 @@ impl Builder {
     fn displacement(&mut self) -> i64 {
         match self.rng.below(4) {
             0 => 0,
-            1 => self.rng.next() as i8 as i64,
+            1 => self.rng.bits() as i8 as i64,
             2 => self.rng.interesting() as i8 as i64,
-            _ => self.rng.next() as i32 as i64,
+            _ => self.rng.bits() as i32 as i64,
         }
     }
 
     /// A base register that is not `not`.
-    fn base_register(&mut self, not: Option<usize>) -> usize {
+    fn base_register(&mut self, i: &Instruction, not: Option<usize>) -> usize {
+        let far_call = i.is_call_far_indirect();
         loop {
             let number = self.rng.below(self.registers()) as usize;
-            if Some(number) != not && (number != 4 || self.rng.chance(20)) {
+            // Not RSP for a far call: which mode's stack it pushes to is not the same everywhere.
+            if Some(number) != not && (number != 4 || (!far_call && self.rng.chance(20))) {
                 return number;
             }
         }
@@ -333,21 +431,21 @@ impl Builder {
             22..32 if target >> 32 == 0 => {
                 // A 32-bit address.
                 let (index, scale, displacement) = (self.index(), self.scale(), self.displacement() as i32);
-                let base = self.base_register(index);
+                let base = self.base_register(i, index);
                 let mut rest = (target as u32).wrapping_sub(displacement as u32);
                 if let Some(index) = index {
                     rest = rest.wrapping_sub((self.value_of(index) as u32).wrapping_mul(scale));
                     i.set_memory_index(Register::EAX + index as u32);
                     i.set_memory_index_scale(scale);
                 }
-                let high = self.rng.next() << 32;
+                let high = self.rng.bits() << 32;
                 self.force(base, high | rest as u64);
                 i.set_memory_base(Register::EAX + base as u32);
                 i.set_memory_displacement64(displacement as u32 as u64);
             }
             _ => {
                 let (index, scale, displacement) = (self.index(), self.scale(), self.displacement());
-                let base = self.base_register(index);
+                let base = self.base_register(i, index);
                 let mut rest = target.wrapping_sub(displacement as u64);
                 if let Some(index) = index {
                     rest = rest.wrapping_sub(self.value_of(index).wrapping_mul(scale as u64));
@@ -371,7 +469,7 @@ impl Builder {
             return Some(());
         }
         let (index, scale, displacement) = (self.index(), self.scale(), self.displacement() as i32);
-        let base = self.base_register(index);
+        let base = self.base_register(i, index);
         let mut rest = target.wrapping_sub(displacement as u32);
         if let Some(index) = index {
             rest = rest.wrapping_sub((self.value_of(index) as u32).wrapping_mul(scale));
@@ -395,44 +493,73 @@ impl Builder {
 
     fn prefixes(&mut self, i: &mut Instruction) {
         let info = i.code().op_code();
-        let memory = i.op_kind(0) == OpKind::Memory || (i.mnemonic() == M::Xchg && i.op_kind(1) == OpKind::Memory);
+        let memory =
+            i.op_kind(0) == OpKind::Memory || (i.mnemonic() == M::Xchg && i.op_kind(1) == OpKind::Memory);
         if info.can_use_lock_prefix() && memory && self.rng.chance(30) {
             i.set_has_lock_prefix(true);
         }
         if info.can_use_rep_prefix() && i.is_string_instruction() && self.rng.chance(65) {
             let repne = info.can_use_repne_prefix() && self.rng.chance(40);
-            if repne { i.set_has_repne_prefix(true) } else { i.set_has_rep_prefix(true) }
+            if repne {
+                i.set_has_repne_prefix(true)
+            } else {
+                i.set_has_rep_prefix(true)
+            }
             // Whether INS and OUTS of no element check the port's permission is the CPU's own affair.
             let least = info.is_input_output() as u64;
-            let count = least + if self.rng.chance(3) { self.rng.interesting() & 0x3ff } else { self.rng.below(40) };
+            let count = least
+                + if self.rng.chance(3) {
+                    self.rng.interesting() & 0x3ff
+                } else {
+                    self.rng.below(40)
+                };
             // With a 32-bit address only ECX counts.
             let narrow = (0..i.op_count()).any(|n| {
-                matches!(i.op_kind(n), OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI)
+                matches!(
+                    i.op_kind(n),
+                    OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI
+                )
             });
-            let high = if narrow && self.rng.chance(50) { self.rng.next() << 32 } else { 0 };
+            let high = if narrow && self.rng.chance(50) {
+                self.rng.bits() << 32
+            } else {
+                0
+            };
             self.force(1, high | count);
         }
     }
 
     /// Values of registers and memory that make an instruction do something of interest.
     fn settle_values(&mut self, i: &mut Instruction) {
-        let second = if i.op_count() > 1 && i.op_kind(1) == OpKind::Register { gpr_number(i.op1_register()) } else { None };
+        let second = if i.op_count() > 1 && i.op_kind(1) == OpKind::Register {
+            gpr_number(i.op1_register())
+        } else {
+            None
+        };
         match i.mnemonic() {
             M::Bt | M::Bts | M::Btr | M::Btc if i.op0_kind() == OpKind::Memory => {
-                if let Some(register) = second
-                    && self.rng.chance(85)
-                    && gpr_number(i.memory_base()) != Some(register)
+                let Some(register) = second else { return };
+                if gpr_number(i.memory_base()) != Some(register)
                     && gpr_number(i.memory_index()) != Some(register)
                 {
                     let bit = (self.rng.below(2048) as i64 - 1024) as u64;
                     self.force(register, bit);
+                } else if i.has_segment_prefix() {
+                    // Far away and with a base: see `segment`.
+                    i.set_segment_prefix(Register::None);
                 }
             }
             M::Div | M::Idiv if self.rng.chance(70) => {
                 let high = self.rng.pick(&[0, 0, 1, u64::MAX]);
-                let low = if self.rng.chance(30) { self.rng.below(256) } else { self.rng.interesting() };
+                let low = if self.rng.chance(30) {
+                    self.rng.below(256)
+                } else {
+                    self.rng.interesting()
+                };
                 for (register, value) in [(2, high), (0, low)] {
-                    if gpr_number(i.memory_base()) != Some(register) && gpr_number(i.memory_index()) != Some(register) {
+                    if gpr_number(i.memory_base()) != Some(register)
+                        && gpr_number(i.memory_index()) != Some(register)
+                    {
                         self.force(register, value);
                     }
                 }
@@ -446,7 +573,7 @@ impl Builder {
                 if let Some(n) = selector_source
                     && i.op_kind(n) == OpKind::Register
                     && let Some(register) = gpr_number(i.op_register(n))
-                    && self.rng.chance(85)
+                    && (i.mnemonic() == M::Lsl || self.rng.chance(85))
                 {
                     let value = self.rng.pick(&SELECTORS) as u64 | self.rng.interesting() << 16;
                     self.force(register, value);
@@ -471,7 +598,9 @@ impl Builder {
 
     /// Memory contents that make an instruction do something of interest.
     fn prepare_memory(&mut self, i: &Instruction, target: u64) {
-        let low = |this: &mut Self, register: usize, bytes: usize| this.value_of(register).to_le_bytes()[..bytes].to_vec();
+        let low = |this: &mut Self, register: usize, bytes: usize| {
+            this.value_of(register).to_le_bytes()[..bytes].to_vec()
+        };
         match i.mnemonic() {
             M::Cmpxchg if self.rng.chance(50) => {
                 let bytes = low(self, 0, 8);
@@ -497,7 +626,7 @@ impl Builder {
                 self.patch(target.wrapping_add(offset), &value.to_le_bytes());
             }
             M::Ldmxcsr if self.rng.chance(80) => {
-                let value = self.rng.next() as u32 & 0xffff;
+                let value = self.rng.bits() as u32 & 0xffff;
                 self.patch(target, &value.to_le_bytes());
             }
             _ => {}
@@ -526,5 +655,8 @@ const BYTES: [Register; 16] = [
 ];
 
 fn is_far_pointer(size: MemorySize) -> bool {
-    matches!(size, MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64)
+    matches!(
+        size,
+        MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64
+    )
 }

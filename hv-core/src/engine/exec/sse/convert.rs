@@ -78,6 +78,10 @@ fn from_mmx(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         mmx::check(cpu)?;
     }
     let b = mmx::read(cpu, bus, i, 1)?;
+    // The transition comes before the conversion: also if that faults.
+    if enters {
+        cpu.r.x87.enter_mmx();
+    }
     let a = cpu.r.xmm[xmm(i, 0)];
     let result = under_mxcsr(cpu, |e| {
         if single {
@@ -87,15 +91,13 @@ fn from_mmx(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         }
     })?;
     cpu.r.xmm[xmm(i, 0)] = result;
-    if enters {
-        cpu.r.x87.enter_mmx();
-    }
     Ok(())
 }
 
 fn to_mmx(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     mmx::check(cpu)?;
     let b = source(cpu, bus, i, 1)?;
+    cpu.r.x87.enter_mmx();
     let m = i.mnemonic();
     let truncate = matches!(m, M::Cvttps2pi | M::Cvttpd2pi);
     let value = under_mxcsr(cpu, |e| match m {

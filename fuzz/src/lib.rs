@@ -1,0 +1,17 @@
+//! Fuzz targets: functions of bytes that must neither panic nor hang nor take memory without bound.
+//!
+//! ```text
+//!  a seed + a case number ─► mutate(corpus) ─► bytes ─┐
+//!  libFuzzer, guided by coverage ───────────► bytes ─┴─► targets::…::run ─► the crates of the workspace
+//! ```
+//! A target is a plain function in [`targets`]. Two things drive it: `src/bin/drive.rs`, which needs nothing but the
+//! stable compiler, and the entry points for cargo-fuzz in `fuzz_targets/`, for those who have it. Targets assert
+//! more than the absence of panics where something cheap can be asserted: that a machine run in pieces is the
+//! machine run at once, that a session that goes leaves no pause behind.
+
+pub mod input;
+pub mod lab;
+pub mod mutate;
+pub mod random;
+pub mod targets;
+pub mod worker;

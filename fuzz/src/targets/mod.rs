@@ -1,0 +1,32 @@
+//! The targets, a file for each.
+
+pub mod agent_expression;
+pub mod control_message;
+pub mod engine;
+pub mod loader;
+pub mod rsp_session;
+pub mod saved_state;
+
+/// What a driver needs to know of a target.
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Takes a case; a panic is a failure.
+    pub run: fn(&[u8]),
+    /// Cases to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Byte strings that mean something to it.
+    pub words: &'static [&'static [u8]],
+    /// Longer cases find nothing more.
+    pub longest: usize,
+}
+
+/// All of them.
+pub const ALL: &[Target] = &[
+    rsp_session::TARGET,
+    engine::TARGET,
+    loader::TARGET,
+    saved_state::TARGET,
+    control_message::TARGET,
+    agent_expression::TARGET,
+];

@@ -1,0 +1,98 @@
+//! What the tests need from outside: the binary, the debuggers, the guest's files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The default guest's files.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The kernel, a bzImage.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: PathBuf,
+}
+
+/// The kernel of another version, in the cache folder.
+pub const SECOND_KERNEL: &str = "linux-second/vmlinuz";
+
+/// The binary under test: beside the folder of the test executable.
+#[track_caller]
+pub fn kdd() -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
+    let folder = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
+    let path = folder.join("kdd");
+    assert!(
+        path.is_file(),
+        "{} is not there: build it first, as setup/test.sh does",
+        path.display()
+    );
+    path
+}
+
+/// Where the target folder keeps what tests make.
+pub(crate) fn target_folder() -> PathBuf {
+    kdd().with_file_name("e2e")
+}
+
+/// The guest, with its usual kernel or another from the cache folder. `None`, and it is said, if set-up hasn't run.
+#[track_caller]
+pub fn guest(kernel: Option<&str>) -> Option<Guest> {
+    let cache = cache_folder();
+    let guest = Guest {
+        kernel: cache.join(kernel.unwrap_or("linux/vmlinuz")),
+        initrd: cache.join("linux/initramfs.cpio"),
+    };
+    let missing = [&guest.kernel, &guest.initrd]
+        .into_iter()
+        .find(|path| !path.is_file());
+    match missing {
+        None => Some(guest),
+        Some(path) => {
+            skip(&format!(
+                "{} is not there: run setup/guest-linux.sh --second",
+                path.display()
+            ));
+            None
+        }
+    }
+}
+
+/// What the guest's smoke script must print.
+#[track_caller]
+pub fn expected_smoke_output() -> String {
+    let path = root().join("guests/linux/smoke.expected");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Whether a program can be run; it is said if it can't.
+#[track_caller]
+pub fn has_tool(name: &str) -> bool {
+    let mut command = Command::new(name);
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let there = command.status().is_ok_and(|status| status.success());
+    if !there {
+        skip(&format!("{name} isn't installed: run setup/test-tools.sh"));
+    }
+    there
+}
+
+/// Says that a test can't run here; where everything has to be there, that is a failure.
+#[track_caller]
+fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn cache_folder() -> PathBuf {
+    let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
+    // As for the set-up scripts, a relative path starts at the project's folder.
+    root().join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))
+}
