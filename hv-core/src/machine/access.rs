@@ -160,8 +160,13 @@ impl Machine {
         self.bus.platform.take_console_output(port)
     }
 
-    /// Lines for a person about devices and interrupts.
+    /// Lines for a person about devices.
     pub fn describe_devices(&self) -> String {
-        self.bus.platform.describe()
+        self.bus.platform.describe_devices()
+    }
+
+    /// Lines for a person about the interrupt controllers and what waits at them.
+    pub fn describe_interrupts(&self) -> String {
+        self.bus.platform.describe_interrupts()
     }
 }
