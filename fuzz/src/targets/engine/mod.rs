@@ -199,6 +199,12 @@ pub fn run(data: &[u8]) {
         hand.limit(vcpus)
     });
     assert_same(&expected, &got, &whole, &debugged, "with a debugger");
+    for n in (0..vcpus).map(VcpuId) {
+        let registers = whole.registers(n);
+        if let Err(error) = whole.set_registers(n, &registers) {
+            panic!("its own registers are refused: {error:?}");
+        }
+    }
     run_wild(&mut wild, end, seed);
 }
 
