@@ -25,7 +25,9 @@ const EDGES: [u64; 16] = [
 /// A case out of `corpus`, with `words` that mean something to the target; at most `longest` bytes.
 pub fn case(random: &mut Random, corpus: &[Vec<u8>], words: &[&[u8]], longest: usize) -> Vec<u8> {
     let mut bytes = if corpus.is_empty() || random.below(16) == 0 {
-        (0..random.below(longest.min(512))).map(|_| random.next() as u8).collect()
+        (0..random.below(longest.min(512)))
+            .map(|_| random.next() as u8)
+            .collect()
     } else {
         random.pick(corpus).clone()
     };
@@ -56,7 +58,10 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, corpus: &[Vec<u8>], words: &
             bytes.drain(at..end);
         }
         4 => {
-            let edge = random.pick(&EDGES).wrapping_add(random.below(5) as u64).wrapping_sub(2);
+            let edge = random
+                .pick(&EDGES)
+                .wrapping_add(random.below(5) as u64)
+                .wrapping_sub(2);
             overwrite(bytes, at, &edge.to_le_bytes()[..1 << random.below(4)]);
         }
         5 | 6 if !words.is_empty() => {

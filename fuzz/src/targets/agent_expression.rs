@@ -6,8 +6,8 @@
 use super::Target;
 use gdb_bridge::{GdbSession, Options};
 use hv_core::introspect::{
-    Breakpoint, BreakpointId, Breakpoints, Condition, DomainState, Error, Introspect, MemoryRegion, ReadMemory,
-    ReadRegisters, Result, StopContext,
+    Breakpoint, BreakpointId, Breakpoints, Condition, DomainState, Error, Introspect, MemoryRegion,
+    ReadMemory, ReadRegisters, Result, StopContext,
 };
 use hv_core::regs::Registers;
 use hv_core::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
@@ -15,7 +15,13 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// See the module.
-pub const TARGET: Target = Target { name: "agent_expression", run, seeds, words: WORDS, longest: 512 };
+pub const TARGET: Target = Target {
+    name: "agent_expression",
+    run,
+    seeds,
+    words: WORDS,
+    longest: 512,
+};
 
 /// Operations with their operands (GDB manual, appendix F.2).
 const WORDS: &[&[u8]] = &[
@@ -41,21 +47,21 @@ const WORDS: &[&[u8]] = &[
     &[0x17],    // ref8
     &[0x18],
     &[0x19],
-    &[0x1a],           // ref64
-    &[0x20, 0, 0],     // if_goto
-    &[0x21, 0, 0],     // goto
-    &[0x22, 0xff],     // const8
+    &[0x1a],             // ref64
+    &[0x20, 0, 0],       // if_goto
+    &[0x21, 0, 0],       // goto
+    &[0x22, 0xff],       // const8
     &[0x23, 0x03, 0xe8], // const16
     &[0x24, 0x80, 0, 0, 0],
     &[0x25, 0x80, 0, 0, 0, 0, 0, 0, 0],
     &[0x26, 0, 0], // reg
     &[0x26, 0, 16],
     &[0x26, 0, 27],
-    &[0x27], // end
-    &[0x28], // dup
-    &[0x29], // pop
-    &[0x2a, 64], // zero_ext
-    &[0x2b], // swap
+    &[0x27],       // end
+    &[0x28],       // dup
+    &[0x29],       // pop
+    &[0x2a, 64],   // zero_ext
+    &[0x2b],       // swap
     &[0x2c, 0, 0], // getv
     &[0x2d, 0, 0],
     &[0x2e, 0, 0],
@@ -92,7 +98,12 @@ struct Keeper(Mutex<Option<Arc<dyn Condition>>>);
 
 impl ReadMemory for Keeper {
     fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
-        Err(Error::NoMemory { domain: DomId(1), address, done: 0, wanted: buffer.len() })
+        Err(Error::NoMemory {
+            domain: DomId(1),
+            address,
+            done: 0,
+            wanted: buffer.len(),
+        })
     }
     fn memory_regions(&self) -> Vec<MemoryRegion> {
         Vec::new()
@@ -168,14 +179,19 @@ impl StopContext for Still {
 pub fn run(data: &[u8]) {
     let keeper = Arc::new(Keeper::default());
     let target = introspect::Target::new(keeper.clone());
-    let Ok(mut session) = GdbSession::new(&target, "fuzz", Options::default(), Box::new(|_| {})) else { return };
+    let Ok(mut session) = GdbSession::new(&target, "fuzz", Options::default(), Box::new(|_| {})) else {
+        return;
+    };
     let mut digits = String::new();
     for byte in data {
         let _ = write!(digits, "{byte:02x}");
     }
     let answer = give(&mut session, &format!("Z0,1000,1;X{:x},{digits}", data.len()));
     let condition = keeper.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert!(condition.is_none() || answer.contains("OK"), "inserted, but answered {answer:?}");
+    assert!(
+        condition.is_none() || answer.contains("OK"),
+        "inserted, but answered {answer:?}"
+    );
     if let Some(condition) = condition {
         condition.should_stop(&mut Still);
     }

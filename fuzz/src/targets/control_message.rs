@@ -11,12 +11,36 @@ use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
 /// See the module.
-pub const TARGET: Target = Target { name: "control_message", run, seeds, words: WORDS, longest: 8192 };
+pub const TARGET: Target = Target {
+    name: "control_message",
+    run,
+    seeds,
+    words: WORDS,
+    longest: 8192,
+};
 
 const WORDS: &[&[u8]] = &[
-    b"\"id\":", b"\"request\":", b"\"domain\":\"lab\"", b"\"0x", b"null", b"true", b"{", b"}", b"[", b"]", b",",
-    b"18446744073709551615", b"-1", b"1e400", b"\"vcpu\":7", b"\"physical\"", b"{\"vcpu\":0}", b"\n", b"\\ud800",
-    b"0.5", b"\"length\":1048576",
+    b"\"id\":",
+    b"\"request\":",
+    b"\"domain\":\"lab\"",
+    b"\"0x",
+    b"null",
+    b"true",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"18446744073709551615",
+    b"-1",
+    b"1e400",
+    b"\"vcpu\":7",
+    b"\"physical\"",
+    b"{\"vcpu\":0}",
+    b"\n",
+    b"\\ud800",
+    b"0.5",
+    b"\"length\":1048576",
 ];
 
 const LINES: &[&str] = &[
@@ -44,7 +68,10 @@ const LINES: &[&str] = &[
 ];
 
 fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds: Vec<_> = LINES.iter().map(|line| format!("{line}\n").into_bytes()).collect();
+    let mut seeds: Vec<_> = LINES
+        .iter()
+        .map(|line| format!("{line}\n").into_bytes())
+        .collect();
     seeds.push(LINES.join("\n").into_bytes());
     seeds
 }
@@ -62,8 +89,16 @@ impl Bench {
         std::fs::create_dir_all(&folder).ok()?;
         let kernel = folder.join("kernel");
         std::fs::write(&kernel, lab::multiboot(&[0xf4, 0xeb, 0xfd])).ok()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().ok()?;
-        Some(Bench { runtime, kernel, state: folder.join("state") })
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .ok()?;
+        Some(Bench {
+            runtime,
+            kernel,
+            state: folder.join("state"),
+        })
     }
 
     fn create(&self, name: Option<String>, memory_bytes: u64, vcpus: u32) -> Option<Request> {
@@ -71,7 +106,9 @@ impl Bench {
             "request": "create", "paused": true, "name": name,
             "guest": {"linux": {"kernel": self.kernel, "memory_bytes": memory_bytes, "vcpus": vcpus}},
         });
-        serde_json::from_value::<RequestLine>(line).ok().map(|line| line.request)
+        serde_json::from_value::<RequestLine>(line)
+            .ok()
+            .map(|line| line.request)
     }
 
     /// The request with nothing of the host in it but our folder; `None` where it can't be had.
@@ -79,7 +116,9 @@ impl Bench {
         Some(match request {
             Request::Create(create) => {
                 let guest = match create.guest {
-                    Guest::Restore { .. } => Guest::Restore { path: self.state.clone() },
+                    Guest::Restore { .. } => Guest::Restore {
+                        path: self.state.clone(),
+                    },
                     Guest::Linux(mut linux) => {
                         linux.kernel = self.kernel.clone();
                         linux.initrd = linux.initrd.map(|_| self.kernel.clone());
@@ -93,11 +132,22 @@ impl Bench {
                     ..*create
                 }))
             }
-            Request::Save { domain, .. } => Request::Save { domain, path: self.state.clone() },
-            Request::Fork { domain, count, paused } => {
+            Request::Save { domain, .. } => Request::Save {
+                domain,
+                path: self.state.clone(),
+            },
+            Request::Fork {
+                domain,
+                count,
+                paused,
+            } => {
                 // A thousand children are allowed, and slow.
                 let count = if (4..=1024).contains(&count) { 3 } else { count };
-                Request::Fork { domain, count, paused }
+                Request::Fork {
+                    domain,
+                    count,
+                    paused,
+                }
             }
             Request::Gdb { .. } => return None,
             other => other,
@@ -135,11 +185,19 @@ pub fn run(data: &[u8]) {
 fn answer(bench: &Bench, session: &mut ControlSession, line: &[u8]) {
     if let Ok(reply) = serde_json::from_slice::<ReplyLine>(line) {
         let text = serde_json::to_vec(&reply).unwrap_or_default();
-        assert_eq!(serde_json::from_slice::<ReplyLine>(&text).ok().as_ref(), Some(&reply));
+        assert_eq!(
+            serde_json::from_slice::<ReplyLine>(&text).ok().as_ref(),
+            Some(&reply)
+        );
     }
-    let Ok(request) = serde_json::from_slice::<RequestLine>(line) else { return };
+    let Ok(request) = serde_json::from_slice::<RequestLine>(line) else {
+        return;
+    };
     let text = serde_json::to_vec(&request).unwrap_or_default();
-    assert_eq!(serde_json::from_slice::<RequestLine>(&text).ok().as_ref(), Some(&request));
+    assert_eq!(
+        serde_json::from_slice::<RequestLine>(&text).ok().as_ref(),
+        Some(&request)
+    );
     if let Some(request) = bench.tamed(request.request) {
         let _ = session.answer(request);
     }

@@ -8,7 +8,13 @@ use hv_core::load::{LoadContext, OutOfRange, load};
 use std::io::Write;
 
 /// See the module.
-pub const TARGET: Target = Target { name: "loader", run, seeds, words: WORDS, longest: 16384 };
+pub const TARGET: Target = Target {
+    name: "loader",
+    run,
+    seeds,
+    words: WORDS,
+    longest: 16384,
+};
 
 const WORDS: &[&[u8]] = &[
     b"\x7fELF\x02\x01\x01",
@@ -62,7 +68,10 @@ fn elf32() -> Vec<u8> {
     put(&mut file, 24, &0x10_000cu32.to_le_bytes());
     put(&mut file, 28, &52u32.to_le_bytes());
     put(&mut file, 42, &[32, 0, 1, 0]);
-    for (k, field) in [1u32, 84, 0xc010_0000, 0x10_0000, 16, 0x2000].into_iter().enumerate() {
+    for (k, field) in [1u32, 84, 0xc010_0000, 0x10_0000, 16, 0x2000]
+        .into_iter()
+        .enumerate()
+    {
         put(&mut file, 52 + 4 * k, &field.to_le_bytes());
     }
     let header = [0x1bad_b002_u32, 3, 0u32.wrapping_sub(0x1bad_b005), 0];
@@ -106,13 +115,24 @@ fn payloads() -> Vec<Vec<u8>> {
     let block_size = (block.len() as u32).to_le_bytes();
     let lz4 = [&[0x02, 0x21, 0x4c, 0x18], &block_size[..], &block, &size].concat();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    let gzip = gzip.write_all(&vmlinux).and_then(|()| gzip.finish()).unwrap_or_default();
+    let gzip = gzip
+        .write_all(&vmlinux)
+        .and_then(|()| gzip.finish())
+        .unwrap_or_default();
     // One raw block each, made by hand.
     let raw_block = ((vmlinux.len() as u32) << 3 | 1).to_le_bytes();
-    let zstd = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58][..], &raw_block[..3], &vmlinux, &size].concat();
+    let zstd = [
+        &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58][..],
+        &raw_block[..3],
+        &vmlinux,
+        &size,
+    ]
+    .concat();
     let xz = [
         &[0xfd, b'7', b'z', b'X', b'Z', 0, 0, 1, 0x69, 0x22, 0xde, 0x36][..],
-        &[0x02, 0x00, 0x21, 0x01, 0x16, 0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3],
+        &[
+            0x02, 0x00, 0x21, 0x01, 0x16, 0x00, 0x00, 0x00, 0x74, 0x2f, 0xe5, 0xa3,
+        ],
         &[0x01, 0x00, 0x03, b'a', b'b', b'c', b'd', 0x00],
         &size,
     ]
@@ -124,7 +144,10 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut files = vec![elf64(), elf32(), lab::multiboot(&[0xf4]), bzimage(b"unknown")];
     files.extend(payloads().iter().map(|payload| bzimage(payload)));
     let with = |file: Vec<u8>, head: [u8; 3]| [&head[..], &file].concat();
-    files.iter().flat_map(|file| [with(file.clone(), [0, 0, 5]), with(file.clone(), [1, 9, 7])]).collect()
+    files
+        .iter()
+        .flat_map(|file| [with(file.clone(), [0, 0, 5]), with(file.clone(), [1, 9, 7])])
+        .collect()
 }
 
 /// Runs a case: three bytes that say how it is loaded, and the file.
@@ -138,13 +161,22 @@ pub fn run(data: &[u8]) {
     let mut written = 0;
     let mut write = |address: GuestPhysAddr, bytes: &[u8]| {
         let inside = |start: u64, end: u64| {
-            address.0 >= start && address.0.checked_add(bytes.len() as u64).is_some_and(|last| last <= end)
+            address.0 >= start
+                && address
+                    .0
+                    .checked_add(bytes.len() as u64)
+                    .is_some_and(|last| last <= end)
         };
         written += bytes.len();
-        if inside(0, memory_bytes.min(3 << 30)) || inside(4 << 30, (4 << 30) + memory_bytes.saturating_sub(3 << 30)) {
+        if inside(0, memory_bytes.min(3 << 30))
+            || inside(4 << 30, (4 << 30) + memory_bytes.saturating_sub(3 << 30))
+        {
             Ok(())
         } else {
-            Err(OutOfRange { address, length: bytes.len() })
+            Err(OutOfRange {
+                address,
+                length: bytes.len(),
+            })
         }
     };
     let mut context = LoadContext {
@@ -156,5 +188,8 @@ pub fn run(data: &[u8]) {
     };
     let initrd = (flags & 2 != 0).then_some(&initrd[..]);
     let _ = load(kernel, initrd, &command_line, &mut context);
-    assert!(written as u64 <= memory_bytes + (1 << 20), "{written} bytes written");
+    assert!(
+        written as u64 <= memory_bytes + (1 << 20),
+        "{written} bytes written"
+    );
 }

@@ -25,6 +25,16 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
+    /// Whether a state that was read from a file is one that a machine of this many vCPUs can be in.
+    pub(super) fn is_sound(&self, vcpus: u32, clocks_per_tick: u64) -> bool {
+        let numbered = (0..).zip(&self.lapics);
+        self.lapics.len() == vcpus as usize
+            && numbered
+                .into_iter()
+                .all(|(id, lapic)| lapic.is_sound(id, clocks_per_tick))
+            && self.pic.is_sound()
+    }
+
     pub(super) fn new(vcpus: u32, clocks_per_tick: u64) -> Self {
         Interrupts {
             lapics: (0..vcpus.max(1))

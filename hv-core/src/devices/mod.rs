@@ -122,6 +122,14 @@ impl Platform {
         }
     }
 
+    /// Whether a state that was read from a file is one that the devices of such a machine can be in.
+    pub fn is_sound(&self, config: &PlatformConfig) -> bool {
+        self.config == Platform::new(config).config
+            && self.interrupts.is_sound(self.config.vcpus, self.tsc_per_tick())
+            && self.pit.is_sound()
+            && self.rtc.is_sound()
+    }
+
     /// A machine reset. Virtual time, the date, the CMOS RAM and waiting console input go on.
     pub fn reset(&mut self) {
         self.interrupts = Interrupts::new(self.config.vcpus, self.tsc_per_tick());

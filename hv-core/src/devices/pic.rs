@@ -205,6 +205,13 @@ pub(super) struct PicPair {
 }
 
 impl PicPair {
+    /// Whether a state that was read from a file is one that this device can be in.
+    pub(super) fn is_sound(&self) -> bool {
+        [&self.master, &self.slave]
+            .iter()
+            .all(|pic| pic.first_priority < 8)
+    }
+
     pub(super) fn new() -> Self {
         // IRQ 0, 1, 2, 8 and 13 are always edge-triggered.
         PicPair {

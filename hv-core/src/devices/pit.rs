@@ -248,6 +248,13 @@ pub(super) struct Pit {
 }
 
 impl Pit {
+    /// Whether a state that was read from a file is one that this device can be in.
+    pub(super) fn is_sound(&self) -> bool {
+        self.channels
+            .iter()
+            .all(|channel| channel.mode <= 5 && (1..=0x1_0000).contains(&channel.count))
+    }
+
     pub(super) fn new() -> Self {
         Pit {
             channels: [Channel::new(true), Channel::new(true), Channel::new(false)],

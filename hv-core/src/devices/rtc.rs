@@ -121,6 +121,12 @@ pub(super) struct Rtc {
 }
 
 impl Rtc {
+    /// Whether a state that was read from a file is one that this device can be in.
+    pub(super) fn is_sound(&self) -> bool {
+        // Ten thousand years either way: a date has four digits.
+        self.ram.len() == 128 && self.offset.abs() <= SECOND * 86_400 * 366 * 10_000
+    }
+
     pub(super) fn new(epoch_seconds: u64) -> Self {
         Rtc {
             index: 0,

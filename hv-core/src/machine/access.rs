@@ -2,7 +2,7 @@
 
 use super::Machine;
 use crate::addr::{GuestPhysAddr, VcpuId};
-use crate::engine::cpuid::{allowed_cr4, feature};
+use crate::engine::cpuid::{CpuModel, allowed_cr4, feature};
 use crate::engine::exec::mxcsr_mask;
 use crate::engine::mmu::{PHYSICAL_BITS, is_canonical};
 use crate::introspect::{MemoryRegion, PageRights};
@@ -36,7 +36,12 @@ impl Machine {
     pub fn set_registers(&mut self, vcpu: VcpuId, registers: &Registers) -> Result<(), BadRegister> {
         let now = self.now();
         let old = self.registers(vcpu);
-        self.check_registers(vcpu, registers)?;
+        let model = &self.runners[vcpu.index()].cpu.model;
+        check_state(model, registers)?;
+        // Whoever changes another register isn't to blame for where the guest went.
+        if registers.rip != old.rip {
+            check_rip(registers)?;
+        }
         if registers.apic_base != old.apic_base {
             let number = crate::engine::msr::number::IA32_APIC_BASE;
             self.bus
@@ -54,109 +59,6 @@ impl Machine {
         }
         self.runners[vcpu.index()].cpu.load_registers(registers);
         Ok(())
-    }
-
-    fn check_registers(&self, vcpu: VcpuId, r: &Registers) -> Result<(), BadRegister> {
-        let model = &self.runners[vcpu.index()].cpu.model;
-        let check = |ok: bool, register, value, why| {
-            if ok {
-                Ok(())
-            } else {
-                Err(BadRegister { register, value, why })
-            }
-        };
-        let paging = r.cr0 & cr0::PG != 0;
-        let long = r.efer & efer::LMA != 0;
-        check(r.cr0 & !cr0::ALL == 0, "CR0", r.cr0, "reserved bits are set")?;
-        check(!paging || r.cr0 & cr0::PE != 0, "CR0", r.cr0, "PG needs PE")?;
-        check(
-            r.cr0 & cr0::NW == 0 || r.cr0 & cr0::CD != 0,
-            "CR0",
-            r.cr0,
-            "NW needs CD",
-        )?;
-        let extra = r.cr4 & !allowed_cr4(model);
-        check(
-            extra == 0,
-            "CR4",
-            r.cr4,
-            "bits of features that this CPU model doesn't have",
-        )?;
-        check(
-            !long || r.cr4 & cr4::PAE != 0,
-            "CR4",
-            r.cr4,
-            "long mode needs PAE",
-        )?;
-        check(
-            r.cr3 >> PHYSICAL_BITS == 0,
-            "CR3",
-            r.cr3,
-            "beyond the physical address width",
-        )?;
-        check(r.cr8 <= 15, "CR8", r.cr8, "a task priority is 0 to 15")?;
-        check(r.efer & !efer::ALL == 0, "EFER", r.efer, "reserved bits are set")?;
-        let nx = r.efer & efer::NXE == 0 || model.extended_edx & feature::NX != 0;
-        check(nx, "EFER", r.efer, "this CPU model has no NX")?;
-        check(
-            long == (paging && r.efer & efer::LME != 0),
-            "EFER",
-            r.efer,
-            "LMA is set exactly when LME and CR0.PG are",
-        )?;
-        check(
-            r.rflags & !(rflags::WRITABLE | rflags::FIXED) == 0,
-            "RFLAGS",
-            r.rflags,
-            "reserved bits are set",
-        )?;
-        let in_64_bit_code = long && r.segments[seg::CS].long();
-        check(
-            !in_64_bit_code || is_canonical(r.rip),
-            "RIP",
-            r.rip,
-            "not canonical",
-        )?;
-        check(
-            in_64_bit_code || r.rip >> 32 == 0,
-            "RIP",
-            r.rip,
-            "beyond 32 bits outside 64-bit mode",
-        )?;
-        for (register, value) in [
-            ("FS_BASE", r.segments[seg::FS].base),
-            ("GS_BASE", r.segments[seg::GS].base),
-            ("IA32_KERNEL_GS_BASE", r.msrs.kernel_gs_base),
-            ("IA32_LSTAR", r.msrs.lstar),
-            ("IA32_CSTAR", r.msrs.cstar),
-            ("IA32_SYSENTER_ESP", r.msrs.sysenter_esp),
-            ("IA32_SYSENTER_EIP", r.msrs.sysenter_eip),
-            ("GDTR", r.gdtr.base),
-            ("IDTR", r.idtr.base),
-        ] {
-            check(is_canonical(value), register, value, "not canonical")?;
-        }
-        check(r.dr6 >> 32 == 0, "DR6", r.dr6, "bits above 31 are reserved")?;
-        check(r.dr7 >> 32 == 0, "DR7", r.dr7, "bits above 31 are reserved")?;
-        check(
-            r.mxcsr & !mxcsr_mask() == 0,
-            "MXCSR",
-            r.mxcsr as u64,
-            "reserved bits are set",
-        )?;
-        check(
-            r.xcr0 & 1 != 0 && r.xcr0 & !3 == 0,
-            "XCR0",
-            r.xcr0,
-            "x87 must be set, and SSE is all that may",
-        )?;
-        let apic = |value: u64| value & !(0xfff | ((1 << PHYSICAL_BITS) - 1)) == 0;
-        check(
-            apic(r.apic_base),
-            "IA32_APIC_BASE",
-            r.apic_base,
-            "beyond the physical address width",
-        )
     }
 
     /// An MSR as RDMSR would read it.
@@ -224,4 +126,113 @@ impl Machine {
     pub fn describe_interrupts(&self) -> String {
         self.bus.platform.describe_interrupts()
     }
+}
+
+/// Fails unless `ok`.
+fn check(ok: bool, register: &'static str, value: u64, why: &'static str) -> Result<(), BadRegister> {
+    if ok {
+        Ok(())
+    } else {
+        Err(BadRegister { register, value, why })
+    }
+}
+
+/// Whether a debugger may set RIP to this. A guest can get to other places, and faults there.
+fn check_rip(r: &Registers) -> Result<(), BadRegister> {
+    let in_64_bit_code = r.efer & efer::LMA != 0 && r.segments[seg::CS].long();
+    check(
+        !in_64_bit_code || is_canonical(r.rip),
+        "RIP",
+        r.rip,
+        "not canonical",
+    )?;
+    check(
+        in_64_bit_code || r.rip >> 32 == 0,
+        "RIP",
+        r.rip,
+        "beyond 32 bits outside 64-bit mode",
+    )
+}
+
+/// Checks all of a vCPU's registers but RIP.
+pub(super) fn check_state(model: &CpuModel, r: &Registers) -> Result<(), BadRegister> {
+    let paging = r.cr0 & cr0::PG != 0;
+    let long = r.efer & efer::LMA != 0;
+    check(r.cr0 & !cr0::ALL == 0, "CR0", r.cr0, "reserved bits are set")?;
+    check(!paging || r.cr0 & cr0::PE != 0, "CR0", r.cr0, "PG needs PE")?;
+    check(
+        r.cr0 & cr0::NW == 0 || r.cr0 & cr0::CD != 0,
+        "CR0",
+        r.cr0,
+        "NW needs CD",
+    )?;
+    let extra = r.cr4 & !allowed_cr4(model);
+    check(
+        extra == 0,
+        "CR4",
+        r.cr4,
+        "bits of features that this CPU model doesn't have",
+    )?;
+    check(
+        !long || r.cr4 & cr4::PAE != 0,
+        "CR4",
+        r.cr4,
+        "long mode needs PAE",
+    )?;
+    check(
+        r.cr3 >> PHYSICAL_BITS == 0,
+        "CR3",
+        r.cr3,
+        "beyond the physical address width",
+    )?;
+    check(r.cr8 <= 15, "CR8", r.cr8, "a task priority is 0 to 15")?;
+    check(r.efer & !efer::ALL == 0, "EFER", r.efer, "reserved bits are set")?;
+    let nx = r.efer & efer::NXE == 0 || model.extended_edx & feature::NX != 0;
+    check(nx, "EFER", r.efer, "this CPU model has no NX")?;
+    check(
+        long == (paging && r.efer & efer::LME != 0),
+        "EFER",
+        r.efer,
+        "LMA is set exactly when LME and CR0.PG are",
+    )?;
+    check(
+        r.rflags & !(rflags::WRITABLE | rflags::FIXED) == 0,
+        "RFLAGS",
+        r.rflags,
+        "reserved bits are set",
+    )?;
+    for (register, value) in [
+        ("FS_BASE", r.segments[seg::FS].base),
+        ("GS_BASE", r.segments[seg::GS].base),
+        ("IA32_KERNEL_GS_BASE", r.msrs.kernel_gs_base),
+        ("IA32_LSTAR", r.msrs.lstar),
+        ("IA32_CSTAR", r.msrs.cstar),
+        ("IA32_SYSENTER_ESP", r.msrs.sysenter_esp),
+        ("IA32_SYSENTER_EIP", r.msrs.sysenter_eip),
+        ("GDTR", r.gdtr.base),
+        ("IDTR", r.idtr.base),
+    ] {
+        check(is_canonical(value), register, value, "not canonical")?;
+    }
+    check(r.dr6 >> 32 == 0, "DR6", r.dr6, "bits above 31 are reserved")?;
+    check(r.dr7 >> 32 == 0, "DR7", r.dr7, "bits above 31 are reserved")?;
+    check(
+        r.mxcsr & !mxcsr_mask() == 0,
+        "MXCSR",
+        r.mxcsr as u64,
+        "reserved bits are set",
+    )?;
+    check(
+        r.xcr0 & 1 != 0 && r.xcr0 & !3 == 0,
+        "XCR0",
+        r.xcr0,
+        "x87 must be set, and SSE is all that may",
+    )?;
+    let apic = |value: u64| value & !(0xfff | ((1 << PHYSICAL_BITS) - 1)) == 0;
+    check(
+        apic(r.apic_base),
+        "IA32_APIC_BASE",
+        r.apic_base,
+        "beyond the physical address width",
+    )
 }

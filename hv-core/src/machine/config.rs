@@ -107,16 +107,21 @@ pub(super) fn shell(config: &MachineConfig) -> Result<(Shell, Vec<Vcpu>), Create
     ))
 }
 
-/// Builds the parts of a machine.
-pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateError> {
-    let (shell, mut vcpus) = shell(config)?;
-    let platform = Platform::new(&PlatformConfig {
+/// What a machine's devices are made of.
+pub(super) fn platform_config(config: &MachineConfig) -> PlatformConfig {
+    PlatformConfig {
         vcpus: config.vcpus,
         tsc_hz: TSC_HZ,
         debug_exit: config.debug_exit,
         rtc_epoch_seconds: RTC_EPOCH_SECONDS,
         acpi: true,
-    });
+    }
+}
+
+/// Builds the parts of a machine.
+pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateError> {
+    let (shell, mut vcpus) = shell(config)?;
+    let platform = Platform::new(&platform_config(config));
     let mut memory = GuestMemory::new(config.memory_bytes);
     place_firmware(&mut memory, &platform);
     let GuestImage::Linux {

@@ -4,6 +4,7 @@
 //! [`SavedState`]; then, per touched RAM frame that isn't all zeros, its number (u64) and 4096 bytes; then the number
 //! `u64::MAX`; then the BLAKE3 hash of all before it.
 
+use super::access::check_state;
 use super::{Machine, MachineConfig, SLICE, config};
 use crate::addr::{Ticks, VcpuId};
 use crate::devices::Platform;
@@ -21,6 +22,8 @@ const VERSION: u8 = 1;
 /// A state of more bytes is no state.
 const MAX_STATE: u64 = 1 << 30;
 const END: u64 = u64::MAX;
+/// No machine runs for a hundred years; beyond, sums of times could overflow.
+const MAX_CLOCK: u64 = 1 << 62;
 
 /// Why a saved machine can't be restored.
 #[derive(thiserror::Error, Debug)]
@@ -218,12 +221,17 @@ impl Machine {
         if state.vcpus.len() != vcpus.len()
             || state.current >= vcpus.len()
             || state.slice_left > SLICE
-            || state.platform.config().vcpus as usize != vcpus.len()
+            || state.clock > MAX_CLOCK
+            || state.idle_ticks > state.clock
+            || !state.platform.is_sound(&config::platform_config(&state.config))
         {
             return Err(RestoreError::Damaged("its parts don't fit together"));
         }
         let mut runners = Vec::new();
         for (mut cpu, saved) in vcpus.into_iter().zip(&state.vcpus) {
+            if check_state(&cpu.model, &saved.registers).is_err() {
+                return Err(RestoreError::Damaged("it holds registers that no vCPU can have"));
+            }
             cpu.load_registers(&saved.registers);
             cpu.nmi_pending = saved.nmi_pending;
             cpu.random = saved.random;

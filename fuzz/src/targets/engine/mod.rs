@@ -15,20 +15,39 @@ use super::Target;
 use crate::input::Input;
 use crate::lab;
 use crate::random::Random;
-use hv_core::introspect::{AccessKind, Breakpoint, BreakpointId, BreakpointKind, PageRights, Place, StepMode};
+use hv_core::introspect::{
+    AccessKind, Breakpoint, BreakpointId, BreakpointKind, PageRights, Place, StepMode,
+};
 use hv_core::machine::{Machine, RunExit, RunLimit};
 use hv_core::{GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 use std::sync::atomic::AtomicBool;
 
 /// See the module.
-pub const TARGET: Target = Target { name: "engine", run, seeds, words: code::WORDS, longest: 1024 };
+pub const TARGET: Target = Target {
+    name: "engine",
+    run,
+    seeds,
+    words: code::WORDS,
+    longest: 1024,
+};
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for mode in 0..world::MODES {
         for (n, piece) in code::WORDS.chunks(6).enumerate() {
             // Mode, vCPUs, ticks, how the debugger works, no damage, no changed registers, one device access.
-            let mut bytes = vec![mode as u8, n as u8 & 1, 40, n as u8, 0, 0, 1, n as u8, 0x12, n as u8];
+            let mut bytes = vec![
+                mode as u8,
+                n as u8 & 1,
+                40,
+                n as u8,
+                0,
+                0,
+                1,
+                n as u8,
+                0x12,
+                n as u8,
+            ];
             bytes.extend_from_slice(&piece.concat());
             seeds.push(bytes);
         }
@@ -71,7 +90,10 @@ fn run_to(machine: &mut Machine, end: u64, next: &mut dyn FnMut(&mut Machine) ->
         }
         match ended {
             RunExit::Limit | RunExit::Interrupted => {
-                assert!(machine.now().0 >= before.0 + limit.ticks || limit.ticks == 0, "a limit that is none");
+                assert!(
+                    machine.now().0 >= before.0 + limit.ticks || limit.ticks == 0,
+                    "a limit that is none"
+                );
             }
             RunExit::Stepped | RunExit::Stopped { .. } => {}
             RunExit::Idle { until } => {
@@ -90,7 +112,11 @@ fn run_to(machine: &mut Machine, end: u64, next: &mut dyn FnMut(&mut Machine) ->
             }
         }
     }
-    End { exit, now: machine.now(), hash: machine.state_hash() }
+    End {
+        exit,
+        now: machine.now(),
+        hash: machine.state_hash(),
+    }
 }
 
 /// The debugger's work between runs.
@@ -101,9 +127,16 @@ struct Debugger {
 
 impl Debugger {
     fn limit(&mut self, vcpus: u32) -> RunLimit {
-        let step = (self.random.below(2) == 0)
-            .then(|| (VcpuId(self.random.below(vcpus as usize) as u32), StepMode::Schedule));
-        RunLimit { ticks: 1 + self.random.next() % 20, step }
+        let step = (self.random.below(2) == 0).then(|| {
+            (
+                VcpuId(self.random.below(vcpus as usize) as u32),
+                StepMode::Schedule,
+            )
+        });
+        RunLimit {
+            ticks: 1 + self.random.next() % 20,
+            step,
+        }
     }
 
     fn act(&mut self, machine: &mut Machine) {
@@ -116,18 +149,34 @@ impl Debugger {
         let place = match self.random.below(3) {
             0 => Place::Virtual(GuestVirtAddr(address)),
             1 => Place::Physical(GuestPhysAddr(address)),
-            _ => Place::InAddressSpace(GuestVirtAddr(address), GuestPhysAddr(machine.registers(VcpuId(0)).cr3 & !0xfff)),
+            _ => Place::InAddressSpace(
+                GuestVirtAddr(address),
+                GuestPhysAddr(machine.registers(VcpuId(0)).cr3 & !0xfff),
+            ),
         };
         // A guest that changes its page tables and forgets INVLPG may tell by a TLB that was emptied meanwhile.
         let translated = machine.registers(VcpuId(0)).cr0 & hv_core::regs::cr0::PG != 0;
         match self.random.below(if translated { 3 } else { 12 }) {
-            0..=2 => self.insert(machine, Breakpoint { place, kind: BreakpointKind::Execute, condition: None }),
+            0..=2 => self.insert(
+                machine,
+                Breakpoint {
+                    place,
+                    kind: BreakpointKind::Execute,
+                    condition: None,
+                },
+            ),
             3 | 4 => {
                 let length = (1 << self.random.below(14)).min(u64::MAX - address).max(1);
-                let access = *self.random.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::ReadWrite]);
+                let access = *self
+                    .random
+                    .pick(&[AccessKind::Read, AccessKind::Write, AccessKind::ReadWrite]);
                 self.insert(
                     machine,
-                    Breakpoint { place, kind: BreakpointKind::Watch { length, access }, condition: None },
+                    Breakpoint {
+                        place,
+                        kind: BreakpointKind::Watch { length, access },
+                        condition: None,
+                    },
                 );
             }
             5 => {
@@ -174,7 +223,9 @@ pub fn run(data: &[u8]) {
     let vcpus = 1 + u32::from(input.u8() & 1);
     let end = 1 + u64::from(input.u8()) * 8;
     let seed = u64::from(input.u8());
-    let Ok(mut whole) = Machine::new(&lab::config(vcpus)) else { return };
+    let Ok(mut whole) = Machine::new(&lab::config(vcpus)) else {
+        return;
+    };
     world::build(&mut whole, mode, &mut input);
     let code = code::with_devices(world::bits(mode), &mut input);
     whole.write_physical(GuestPhysAddr(world::CODE), &code);
@@ -185,20 +236,39 @@ pub fn run(data: &[u8]) {
         && let Some((tick, a, b)) = first_difference(&mut whole.fork(), end)
     {
         eprintln!("the first difference is at tick {tick}");
-        let state = |machine: &Machine| End { exit: None, now: machine.now(), hash: machine.state_hash() };
+        let state = |machine: &Machine| End {
+            exit: None,
+            now: machine.now(),
+            hash: machine.state_hash(),
+        };
         assert_same(&state(&a), &state(&b), &a, &b, "stepped");
     }
 
-    let expected = run_to(&mut whole, end, &mut |_| RunLimit { ticks: u64::MAX, step: None });
-    let mut hand = Debugger { random: Random::new(seed, 1), breakpoints: 0 };
+    let expected = run_to(&mut whole, end, &mut |_| RunLimit {
+        ticks: u64::MAX,
+        step: None,
+    });
+    let mut hand = Debugger {
+        random: Random::new(seed, 1),
+        breakpoints: 0,
+    };
     let got = run_to(&mut pieces, end, &mut |_| hand.limit(vcpus));
     assert_same(&expected, &got, &whole, &pieces, "in pieces");
-    let mut hand = Debugger { random: Random::new(seed, 2), breakpoints: 0 };
+    let mut hand = Debugger {
+        random: Random::new(seed, 2),
+        breakpoints: 0,
+    };
     let got = run_to(&mut debugged, end, &mut |machine| {
         hand.act(machine);
         hand.limit(vcpus)
     });
     assert_same(&expected, &got, &whole, &debugged, "with a debugger");
+    for n in (0..vcpus).map(VcpuId) {
+        let registers = whole.registers(n);
+        if let Err(error) = whole.set_registers(n, &registers) {
+            panic!("its own registers are refused: {error:?}");
+        }
+    }
     run_wild(&mut wild, end, seed);
 }
 
@@ -207,7 +277,10 @@ fn first_difference(start: &mut Machine, end: u64) -> Option<(u64, Machine, Mach
     let mut stepped = start.fork();
     for tick in 1..=end {
         let mut whole = start.fork();
-        let a = run_to(&mut whole, tick, &mut |_| RunLimit { ticks: u64::MAX, step: None });
+        let a = run_to(&mut whole, tick, &mut |_| RunLimit {
+            ticks: u64::MAX,
+            step: None,
+        });
         let b = run_to(&mut stepped, tick, &mut |_| RunLimit {
             ticks: 1,
             step: Some((VcpuId(0), StepMode::Schedule)),
@@ -230,7 +303,11 @@ fn assert_same(expected: &End, got: &End, whole: &Machine, other: &Machine, how:
         }
     }
     if whole.describe_devices() != other.describe_devices() {
-        eprintln!("devices at once: {}\n{how}: {}", whole.describe_devices(), other.describe_devices());
+        eprintln!(
+            "devices at once: {}\n{how}: {}",
+            whole.describe_devices(),
+            other.describe_devices()
+        );
     }
     let (mut a, mut b) = (vec![0; lab::MEMORY as usize], vec![0; lab::MEMORY as usize]);
     for start in [0, 0x10_0000] {
@@ -240,7 +317,10 @@ fn assert_same(expected: &End, got: &End, whole: &Machine, other: &Machine, how:
     for at in (0..a.len()).filter(|at| a[*at] != b[*at]).take(16) {
         eprintln!("memory at {at:#x}: {:02x} at once, {:02x} {how}", a[at], b[at]);
     }
-    panic!("{how}: {:?} at {:?}, at once: {:?} at {:?}", got.exit, got.now, expected.exit, expected.now);
+    panic!(
+        "{how}: {:?} at {:?}, at once: {:?} at {:?}",
+        got.exit, got.now, expected.exit, expected.now
+    );
 }
 
 /// What changes the guest: nothing is expected of it but that it ends.
@@ -261,7 +341,11 @@ fn run_wild(machine: &mut Machine, end: u64, seed: u64) {
             }
             2 => {
                 let bits = random.next();
-                let rights = PageRights { read: bits & 1 != 0, write: bits & 2 != 0, execute: bits & 4 != 0 };
+                let rights = PageRights {
+                    read: bits & 1 != 0,
+                    write: bits & 2 != 0,
+                    execute: bits & 4 != 0,
+                };
                 machine.set_page_access(address, if bits & 24 == 0 { rights } else { PageRights::ALL });
             }
             3 => {
@@ -278,6 +362,9 @@ fn run_wild(machine: &mut Machine, end: u64, seed: u64) {
         }
         let mode = *random.pick(&[StepMode::Alone, StepMode::Schedule]);
         let step = (random.below(2) == 0).then_some((vcpu, mode));
-        RunLimit { ticks: 1 + random.next() % 50, step }
+        RunLimit {
+            ticks: 1 + random.next() % 50,
+            step,
+        }
     });
 }

@@ -25,8 +25,22 @@ pub const MODES: usize = 12;
 
 /// MSRs that do something.
 pub const MSRS: [u32; 16] = [
-    0x10, 0x1b, 0x174, 0x175, 0x1a0, 0x250, 0x277, 0x2ff, 0x6e0, 0x802, 0x80b, 0x80f, 0x830, 0xc000_0080,
-    0xc000_0081, 0xc000_0102,
+    0x10,
+    0x1b,
+    0x174,
+    0x175,
+    0x1a0,
+    0x250,
+    0x277,
+    0x2ff,
+    0x6e0,
+    0x802,
+    0x80b,
+    0x80f,
+    0x830,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0102,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,10 +60,22 @@ struct Kind {
 }
 
 fn kind(mode: usize) -> Kind {
-    let of = |bits, ring, paging| Kind { protected: true, virtual_8086: false, bits, ring, paging };
+    let of = |bits, ring, paging| Kind {
+        protected: true,
+        virtual_8086: false,
+        bits,
+        ring,
+        paging,
+    };
     match mode {
-        0 => Kind { protected: false, ..of(16, 0, Paging::None) },
-        1 => Kind { virtual_8086: true, ..of(16, 3, Paging::Legacy) },
+        0 => Kind {
+            protected: false,
+            ..of(16, 0, Paging::None)
+        },
+        1 => Kind {
+            virtual_8086: true,
+            ..of(16, 3, Paging::Legacy)
+        },
         2 => of(16, 0, Paging::None),
         3 => of(32, 0, Paging::None),
         4 => of(32, 0, Paging::Legacy),
@@ -101,13 +127,22 @@ fn segment(number: u16, ring: u8) -> Segment {
     Segment {
         selector: number << 3 | u16::from(ring),
         base: d >> 16 & 0xff_ffff | d >> 32 & 0xff00_0000,
-        limit: if d >> 55 & 1 != 0 { limit << 12 | 0xfff } else { limit },
+        limit: if d >> 55 & 1 != 0 {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        },
         attributes: (d >> 40) as u32 & 0xf0ff,
     }
 }
 
 fn real_segment(base: u64) -> Segment {
-    Segment { selector: (base >> 4) as u16, base, limit: 0xffff, attributes: 0xf3 }
+    Segment {
+        selector: (base >> 4) as u16,
+        base,
+        limit: 0xffff,
+        attributes: 0xf3,
+    }
 }
 
 fn put(machine: &mut Machine, address: u64, bytes: &[u8]) {
@@ -135,20 +170,30 @@ fn paging(machine: &mut Machine, paging: Paging) -> u64 {
             TABLES
         }
         Paging::Pae | Paging::Long => {
-            let directories: Vec<u8> = (0..2048_u64).flat_map(|n| (n << 21 | 0x87).to_le_bytes()).collect();
+            let directories: Vec<u8> = (0..2048_u64)
+                .flat_map(|n| (n << 21 | 0x87).to_le_bytes())
+                .collect();
             put(machine, TABLES + 0x2000, &directories);
             put_u64(machine, TABLES + 0x2000, (TABLES + 0x6000) | 7);
             let table: Vec<u8> = (0..512_u64).flat_map(|n| leaf(n).to_le_bytes()).collect();
             put(machine, TABLES + 0x6000, &table);
             let present = if paging == Paging::Pae { 1 } else { 7 };
             for n in 0..4 {
-                put_u64(machine, TABLES + 0x1000 + 8 * n, (TABLES + 0x2000 + (n << 12)) | present);
+                put_u64(
+                    machine,
+                    TABLES + 0x1000 + 8 * n,
+                    (TABLES + 0x2000 + (n << 12)) | present,
+                );
             }
             // The upper half is the lower one again.
             put_u64(machine, TABLES, (TABLES + 0x1000) | 7);
             put_u64(machine, TABLES + 0xff8, (TABLES + 0x1000) | 7);
             put_u64(machine, TABLES + 0x1000 + 0xff8, (TABLES + 0x2000) | present);
-            if paging == Paging::Pae { TABLES + 0x1000 } else { TABLES }
+            if paging == Paging::Pae {
+                TABLES + 0x1000
+            } else {
+                TABLES
+            }
         }
     }
 }
@@ -173,7 +218,11 @@ fn gates(machine: &mut Machine, kind: &Kind) {
     for vector in 0..32_u64 {
         // Every fourth one hands the fault on; others skip an error code, count, and return.
         let has_code = matches!(vector, 8 | 10..=14 | 17) && kind.protected;
-        let code: &[u8] = match (has_code, kind.bits.max(if kind.protected { 32 } else { 16 }), vector % 4) {
+        let code: &[u8] = match (
+            has_code,
+            kind.bits.max(if kind.protected { 32 } else { 16 }),
+            vector % 4,
+        ) {
             (_, _, 3) => &[0xf4, 0xeb, 0xfd],
             (true, 64, _) => &[0x48, 0x83, 0xc4, 0x08, 0x48, 0xff, 0x04, 0x24, 0x48, 0xcf],
             (true, ..) => &[0x83, 0xc4, 0x04, 0xff, 0x04, 0x24, 0xcf],
@@ -230,7 +279,10 @@ fn damage_tables(machine: &mut Machine, input: &mut Input<'_>) {
                 let address = GuestPhysAddr(TABLES + at % 0x7000 / 8 * 8);
                 let mut entry = [0; 8];
                 machine.read_physical(address, &mut entry);
-                machine.write_physical(address, &(u64::from_le_bytes(entry) ^ 1 << (value & 63)).to_le_bytes());
+                machine.write_physical(
+                    address,
+                    &(u64::from_le_bytes(entry) ^ 1 << (value & 63)).to_le_bytes(),
+                );
             }
             6 => put_u64(machine, TABLES + at % 4 * 0x1000 + value % 4 * 8, value),
             _ => put_u64(machine, TABLES + at % 0x7000, value),
@@ -243,9 +295,32 @@ fn registers(machine: &Machine, kind: &Kind, root: u64) -> Registers {
     let long = kind.paging == Paging::Long;
     r.rip = CODE;
     r.rflags = rflags::FIXED | rflags::IF;
-    r.gpr = [0x1234, 4, 0x3f8, DATA, 0x6000, DATA + 0x800, DATA + 0x100, DATA + 0x200, 8, 9, 10, 11, 12, 13, 14, DATA];
-    r.gdtr = DescriptorTable { base: GDT, limit: 0xff };
-    r.idtr = DescriptorTable { base: IDT, limit: 0xfff };
+    r.gpr = [
+        0x1234,
+        4,
+        0x3f8,
+        DATA,
+        0x6000,
+        DATA + 0x800,
+        DATA + 0x100,
+        DATA + 0x200,
+        8,
+        9,
+        10,
+        11,
+        12,
+        13,
+        14,
+        DATA,
+    ];
+    r.gdtr = DescriptorTable {
+        base: GDT,
+        limit: 0xff,
+    };
+    r.idtr = DescriptorTable {
+        base: IDT,
+        limit: 0xfff,
+    };
     r.cr0 = cr0::ET | cr0::NE | cr0::MP;
     r.cr4 = cr4::OSFXSR | cr4::OSXMMEXCPT;
     r.efer = efer::SCE;
@@ -256,13 +331,19 @@ fn registers(machine: &Machine, kind: &Kind, root: u64) -> Registers {
     r.msrs.sysenter_esp = 0x6800;
     r.msrs.sysenter_eip = HANDLERS;
     if !kind.protected {
-        r.idtr = DescriptorTable { base: 0, limit: 0x3ff };
+        r.idtr = DescriptorTable {
+            base: 0,
+            limit: 0x3ff,
+        };
         r.segments = [real_segment(0); 6];
         r.segments[seg::CS].attributes = 0x9b;
         return r;
     }
     r.cr0 |= cr0::PE;
-    r.tr = Segment { attributes: 0x8b, ..segment(9, 0) };
+    r.tr = Segment {
+        attributes: 0x8b,
+        ..segment(9, 0)
+    };
     r.ldtr = segment(11, 0);
     if kind.paging != Paging::None {
         r.cr0 |= cr0::PG | cr0::WP;
@@ -295,7 +376,13 @@ fn registers(machine: &Machine, kind: &Kind, root: u64) -> Registers {
 pub fn damage_registers(r: &mut Registers, input: &mut Input<'_>) {
     let (what, value) = (input.u8(), input.u32());
     let wide = i64::from(value as i32) as u64;
-    let edge = [wide, u64::from(value), wide << 28, 1 << (value & 63), DATA + (wide & 0xfff)][usize::from(what >> 5) % 5];
+    let edge = [
+        wide,
+        u64::from(value),
+        wide << 28,
+        1 << (value & 63),
+        DATA + (wide & 0xfff),
+    ][usize::from(what >> 5) % 5];
     let number = value as usize % 6;
     match what & 31 {
         0..=5 => r.gpr[value as usize % 16] = edge,
@@ -309,8 +396,18 @@ pub fn damage_registers(r: &mut Registers, input: &mut Input<'_>) {
         13 => r.tr.limit = value & 0xfff,
         14 => r.tr.base = edge,
         15 => r.tr.attributes ^= 1 << (value & 15) & 0xf0ff,
-        16 => r.gdtr = DescriptorTable { base: edge, limit: value as u16 },
-        17 => r.idtr = DescriptorTable { base: edge, limit: value as u16 },
+        16 => {
+            r.gdtr = DescriptorTable {
+                base: edge,
+                limit: value as u16,
+            }
+        }
+        17 => {
+            r.idtr = DescriptorTable {
+                base: edge,
+                limit: value as u16,
+            }
+        }
         18 => r.cr0 ^= 1 << (value & 31) & cr0::ALL,
         19 => r.cr3 = edge & 0xff_ffff_ffff,
         20 => r.cr4 ^= 1 << (value % 22),

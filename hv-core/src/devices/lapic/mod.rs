@@ -111,6 +111,11 @@ pub(super) struct LocalApic {
 }
 
 impl LocalApic {
+    /// Whether a state that was read from a file is one that the APIC of vCPU `id` can be in.
+    pub(super) fn is_sound(&self, id: u32, clocks_per_tick: u64) -> bool {
+        self.id == id && self.timer.clocks_per_tick() == clocks_per_tick
+    }
+
     pub(super) fn new(id: u32, clocks_per_tick: u64) -> Self {
         let bsp = if id == 0 { BASE_BSP } else { 0 };
         let mut apic = LocalApic {
