@@ -1,6 +1,6 @@
 //! The command line: one file for each command, which parses, asks a service, and prints.
 //!
-//! What they share: [`common`] has the options of every command, [`guest`] those that name a guest, [`output`]
+//! What they share: `common` has the options of every command, `guest` those that name a guest, `output`
 //! prints. `run` and `serve` are services themselves; all others are clients.
 
 mod common;

@@ -67,7 +67,7 @@ fn f80_at(bytes: &[u8], at: usize) -> u128 {
 }
 
 impl X87 {
-    /// FNSTENV's image; the first [`Layout::size`] bytes count. The instruction then masks all exceptions: see
+    /// FNSTENV's image; the first `Layout::size` bytes count. The instruction then masks all exceptions: see
     /// [`X87::mask_all`].
     pub fn environment(&self, layout: Layout) -> [u8; ENVIRONMENT_MAX] {
         let mut bytes = [0; ENVIRONMENT_MAX];
