@@ -8,7 +8,7 @@ use hv_core::Ticks;
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use tests::{Gdb, LIMIT, kept, Scratch, Service, Snapshot, four_vcpus, guest, has_tool, one_vcpu, until};
+use tests::{Gdb, LIMIT, Scratch, Service, Snapshot, four_vcpus, guest, has_tool, kept, one_vcpu, until};
 
 /// Some work of every kind: programs, pipes, timers, and on every vCPU at once.
 const WORK: &str = "sleep 0.5; for n in 1 2 3 4; do (head -c 100000 /bin/busybox | gzip | md5sum; sleep 0.1) & done; wait; \
@@ -135,7 +135,11 @@ fn a_saved_machine_with_four_vcpus_and_its_forks_end_alike() {
 /// Debuggers come, step, break, watch, look, and are killed or leave; the guest ends as if nobody had been there.
 #[track_caller]
 fn nobody_was_there(snapshot: &Snapshot, seed: u64) {
-    eprintln!("seed {seed}");
+    let given = std::env::var("KDD_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or(seed);
+    eprintln!("KDD_TEST_SEED={seed}");
     let scratch = Scratch::default();
     let state = busy(snapshot, &scratch);
     let undisturbed = restored(&state);
@@ -185,7 +189,9 @@ fn nobody_was_there(snapshot: &Snapshot, seed: u64) {
         // For whoever has to find out why.
         for (service, name) in [(&undisturbed, "expected"), (&service, "found")] {
             let path = kept(&format!("{name}-{seed}.state"));
-            service.kdd(&["save".as_ref(), "a".as_ref(), path.as_os_str()]).done();
+            service
+                .kdd(&["save".as_ref(), "a".as_ref(), path.as_os_str()])
+                .done();
             eprintln!("{}", path.display());
         }
     }
