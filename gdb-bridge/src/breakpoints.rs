@@ -3,9 +3,10 @@
 //! The client names them by kind, address and length; the domain by an id. gdb takes all of them out at a stop and
 //! puts them back when it goes on, so what `monitor place` chose for an address is remembered past a removal.
 
-use crate::agent;
 use hv_core::addr::{GuestPhysAddr, GuestVirtAddr, VcpuId};
-use hv_core::introspect::{AccessKind, Breakpoint, BreakpointId, BreakpointKind, Place, StopContext};
+use hv_core::introspect::{
+    AccessKind, Breakpoint, BreakpointId, BreakpointKind, Condition, Place, StopContext,
+};
 use hv_core::regs::Registers;
 use introspect::{AddressSpace, Session, Target};
 use std::collections::HashMap;
@@ -104,7 +105,7 @@ impl Table {
         session: &Session,
         key: Key,
         place: PlaceMode,
-        condition: Option<agent::Condition>,
+        condition: Option<Arc<dyn Condition>>,
     ) -> Result<(), String> {
         if self.entries.len() >= MOST {
             return Err(format!("there are {MOST} breakpoints already"));
@@ -122,7 +123,7 @@ impl Table {
         let breakpoint = Breakpoint {
             place: place.at(key.address),
             kind: key.kind.breakpoint(key.length),
-            condition: condition.map(|c| Arc::new(c) as _),
+            condition,
         };
         let id = session
             .insert_breakpoint(breakpoint.clone())

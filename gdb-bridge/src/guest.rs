@@ -1,9 +1,11 @@
 //! What one session knows of its domain, and what it asked for.
 
+use crate::agent::Printer;
 use crate::breakpoints::{PlaceMode, Table};
 use crate::hex;
 use crate::registers::{EXPEDITED, TABLE, View};
 use crate::resume::{Actions, Plan};
+use crate::threads;
 use gdbstub::common::Tid;
 use hv_core::addr::{GuestVirtAddr, VcpuId};
 use hv_core::introspect::Introspect;
@@ -40,8 +42,10 @@ pub struct Client {
     pub swbreak: bool,
     /// `hwbreak` as a stop reason.
     pub hwbreak: bool,
-    /// It is gdb, which is told of a register `system`.
-    pub system_register: bool,
+    /// It is gdb: it is told of a register `system`, and takes reasons for errors.
+    pub gdb: bool,
+    /// It is lldb, whose memory packets mean the vCPU that stopped and not the one whose registers it read last.
+    pub lldb: bool,
     /// It uses `extended-remote`: a detach leaves the connection open.
     pub extended: bool,
     /// Nothing is acknowledged any more.
@@ -54,14 +58,22 @@ pub struct Guest {
     pub target: Arc<Target>,
     /// Our part in its run control.
     pub session: Session,
-    /// The vCPU whose registers and address space are meant (`Hg`).
+    /// The vCPU whose registers are meant (`Hg`).
     pub selected: VcpuId,
+    /// The vCPU whose address space is meant: the selected one, but see [`Client::lldb`].
+    pub viewed: VcpuId,
+    /// The client detached but stayed (`extended-remote`): there is no process for it until it attaches again.
+    pub detached: bool,
+    /// Why the last packet is refused, for clients that print it.
+    pub refusal: Option<String>,
     /// The vCPU that the old packet `s` steps (`Hc`); the selected one if `None`.
     pub stepped: Option<VcpuId>,
     /// Addresses are guest-physical (`monitor physical on`).
     pub physical: bool,
     /// What new breakpoints mean by an address.
     pub place: PlaceMode,
+    /// Where the commands of breakpoints print.
+    pub printer: Arc<Printer>,
     /// Our breakpoints.
     pub breakpoints: Table,
     /// See [`OtherStops`].
@@ -82,14 +94,18 @@ pub struct Guest {
 
 impl Guest {
     /// At the start of a connection: nothing is asked, and the guest goes on.
-    pub fn new(target: Arc<Target>, session: Session, options: Options) -> Guest {
+    pub fn new(target: Arc<Target>, session: Session, options: Options, printer: Arc<Printer>) -> Guest {
         Guest {
             target,
             session,
             selected: VcpuId(0),
+            viewed: VcpuId(0),
+            detached: false,
+            refusal: None,
             stepped: None,
             physical: false,
             place: PlaceMode::Virtual,
+            printer,
             breakpoints: Table::default(),
             other_stops: OtherStops::default(),
             client: Client::default(),
@@ -111,7 +127,7 @@ impl Guest {
         if self.physical {
             AddressSpace::Physical
         } else {
-            AddressSpace::Vcpu(self.selected)
+            AddressSpace::Vcpu(self.viewed)
         }
     }
 
@@ -167,11 +183,26 @@ impl Guest {
         if let Some(code) = self.exited {
             return format!("W{code:02x}").into_bytes();
         }
+        self.detached = false;
         self.hold();
         match &self.last_stop {
+            _ if self.client.lldb => self.stop_info(self.viewed),
             Some(body) => body.clone(),
             None => self.stop_reply(SIGTRAP, self.selected),
         }
+    }
+
+    /// Why `vcpu` is stopped: as the last stop reply said if it was about this one, else because the others are.
+    pub fn stop_info(&self, vcpu: VcpuId) -> Vec<u8> {
+        let its_own = self.last_stop.as_ref().filter(|_| vcpu == self.viewed);
+        let mut body = match its_own {
+            Some(body) => body.clone(),
+            None => self.stop_reply(if vcpu == self.viewed { SIGTRAP } else { 0 }, vcpu),
+        };
+        if !body.windows(5).any(|w| w == b"name:") {
+            body.extend_from_slice(format!("name:{};", threads::name(vcpu)).as_bytes());
+        }
+        body
     }
 
     /// A stop reply of our own: a signal at a vCPU.
@@ -195,6 +226,7 @@ impl Guest {
     /// # Errors
     /// A sentence that says why it isn't.
     pub fn reset(&mut self) -> Result<(), String> {
+        self.detached = false;
         self.hold();
         let control = self.domain().control_run().ok_or("this domain can't be reset")?;
         control.reset().map_err(|error| error.to_string())?;

@@ -17,6 +17,7 @@
 
 mod run;
 
+use crate::agent::Printer;
 use crate::framing::{self, Input, Receiver};
 use crate::guest::{Guest, Options};
 use crate::packets::{self, Flow};
@@ -70,6 +71,9 @@ impl GdbSession {
         options: Options,
         notify: Notify,
     ) -> Result<GdbSession, StartError> {
+        let notify = Arc::new(notify);
+        let waker = notify.clone();
+        let printer = Printer::new(Box::new(move || waker(TargetEvent::Woken)));
         let sink = move |event: &TargetEvent| {
             // Console output has readers of its own.
             if !matches!(event, TargetEvent::Console { .. } | TargetEvent::VcpuUp(_)) {
@@ -77,7 +81,7 @@ impl GdbSession {
             }
         };
         let session = target.attach(description, Box::new(sink));
-        let mut guest = Guest::new(target.clone(), session, options);
+        let mut guest = Guest::new(target.clone(), session, options, printer);
         let stub = Stub::new(&mut guest).map_err(StartError)?;
         Ok(GdbSession {
             guest,
@@ -191,13 +195,23 @@ impl GdbSession {
                 self.detach();
             }
         }
+        if self.guest.detached {
+            // A monitor command may have held the guest.
+            self.guest.release();
+        }
     }
 
     fn pass_on(&mut self, body: &[u8]) {
         let mut answers = Vec::new();
         let outcome = self.stub.packet(&mut self.guest, body, &mut answers);
         for answer in answers {
-            self.send(&answer);
+            match self.guest.refusal.take() {
+                // What gdb shows after "remote failure reply".
+                Some(why) if self.guest.client.gdb && answer.starts_with(b"E") => {
+                    self.send(format!("E.{}", printable(&why)).as_bytes());
+                }
+                _ => self.send(&answer),
+            }
         }
         match outcome {
             Outcome::Answered => {}
@@ -220,6 +234,7 @@ impl GdbSession {
         self.plan = None;
         self.guest.release();
         self.guest.last_stop = None;
+        self.guest.detached = true;
         self.closed = !self.guest.client.extended;
     }
 
@@ -232,4 +247,10 @@ impl GdbSession {
             self.output.extend_from_slice(&self.last);
         }
     }
+}
+
+/// A sentence without what has a meaning in packets.
+fn printable(text: &str) -> String {
+    let plain = |c: &char| (' '..='~').contains(c) && !"#$}*".contains(*c);
+    text.chars().filter(plain).collect()
 }

@@ -2,22 +2,27 @@
 
 use crate::guest::Guest;
 use hv_core::addr::VcpuId;
-use hv_core::regs::Activity;
+use hv_core::regs::{Activity, Registers};
 
 /// A thread's name.
 pub fn name(vcpu: VcpuId) -> String {
     format!("vCPU {vcpu}")
 }
 
+/// Whether it runs, in a word or three.
+pub fn activity(registers: &Registers) -> &'static str {
+    match registers.activity {
+        Activity::Running => "running",
+        Activity::Halted => "halted",
+        Activity::WaitForSipi => "waiting for SIPI",
+    }
+}
+
 /// What the vCPU is doing, for a person.
 pub fn extra(guest: &Guest, vcpu: VcpuId) -> String {
     match guest.domain().registers(vcpu) {
         Ok(registers) => {
-            let activity = match registers.activity {
-                Activity::Running => "running",
-                Activity::Halted => "halted",
-                Activity::WaitForSipi => "waiting for SIPI",
-            };
+            let activity = activity(&registers);
             format!("{activity}, rip {:#x}, ring {}", registers.rip, registers.cpl())
         }
         Err(error) => error.to_string(),
@@ -37,6 +42,11 @@ pub fn document(guest: &Guest) -> String {
     };
     let threads: String = (0..guest.domain().vcpu_count()).map(line).collect();
     format!("<?xml version=\"1.0\"?>\n<threads>\n{threads}</threads>\n")
+}
+
+/// The document when the client has detached.
+pub fn nobody() -> String {
+    "<?xml version=\"1.0\"?>\n<threads>\n</threads>\n".into()
 }
 
 /// A thread id in a packet.

@@ -2,44 +2,9 @@
 
 mod common;
 
-use common::toy::{CELL, LOOP, MEMORY, SECOND, Toy};
-use common::{Client, packet};
+use common::toy::{CELL, LOOP, MEMORY, SECOND};
+use common::{Client, domain, expedited, monitor, packet, text};
 use hv_core::introspect::{DomainState, Introspect, ReadRegisters};
-use introspect::Target;
-use std::sync::Arc;
-
-fn domain(vcpus: u32) -> (Arc<Toy>, Arc<Target>) {
-    let toy = Toy::new(vcpus);
-    let target = Target::new(toy.clone());
-    (toy, target)
-}
-
-/// The value of a register in a stop reply.
-fn expedited(stop: &str, register: &str) -> u64 {
-    let field = stop
-        .split([';', 'T'])
-        .find_map(|f| f.strip_prefix(&format!("{register}:")));
-    let digits = field.unwrap_or_else(|| panic!("no register {register} in {stop}"));
-    u64::from_str_radix(digits, 16).expect("digits").swap_bytes()
-}
-
-fn text(output: &str) -> String {
-    let digits = output.strip_prefix('O').expect("console output");
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    digits.as_bytes().chunks(2).map(byte).map(char::from).collect()
-}
-
-/// Runs a monitor command.
-fn monitor(client: &mut Client, command: &str) -> String {
-    let digits: String = command.bytes().map(|b| format!("{b:02x}")).collect();
-    let mut answer = client.ask(&format!("qRcmd,{digits}"));
-    let mut all = String::new();
-    while answer != "OK" {
-        all.push_str(&text(&answer));
-        answer = client.next();
-    }
-    all
-}
 
 #[test]
 fn connecting_alone_leaves_the_guest_running() {
@@ -154,8 +119,20 @@ fn registers_are_read_and_written_one_by_one_and_together() {
 fn the_system_registers_are_one_register_too() {
     let (toy, target) = domain(1);
     let mut client = Client::attach(&target);
-    let number = (0x42..).find(|n| client.ask(&format!("p{:x}", n + 1)).starts_with('E'));
-    let number = number.expect("the last register");
+    client.ask("qSupported:vContSupported+");
+    let mut description = String::new();
+    while !description.ends_with("</target>\n") {
+        let part = client.ask(&format!(
+            "qXfer:features:read:target.xml:{:x},4000",
+            description.len()
+        ));
+        description.push_str(&part[1..]);
+    }
+    let register = description.lines().find(|line| line.contains("name=\"system\""));
+    let number = register
+        .and_then(|line| line.split("regnum=\"").nth(1))
+        .and_then(|r| r.split('"').next());
+    let number: usize = number.expect("a number").parse().unwrap();
     let all = client.ask(&format!("p{number:x}"));
     // k_gs_base, cr0, cr2, cr3 come first.
     let cr2 = client.ask("p1c");
@@ -363,6 +340,34 @@ fn kill_lets_go_and_restart_resets() {
 }
 
 #[test]
+fn a_client_that_detached_and_stays_sees_no_process_and_holds_nothing() {
+    let (toy, target) = domain(1);
+    let mut client = Client::attach(&target);
+    assert_eq!(client.ask("!"), "OK");
+    assert_eq!(client.ask("D;1"), "OK");
+    assert!(!client.ask("qXfer:threads:read::0,1000").contains("<thread "));
+    for packet in ["g", "p10", "m1000,4", "Z0,1000,1", "vCont;c", "qC"] {
+        assert_eq!(client.ask(packet), "E03", "{packet}");
+    }
+    monitor(&mut client, "save /nonexistent/file");
+    assert_eq!(toy.state(), DomainState::Running);
+    assert!(client.ask("vAttach;1").starts_with("T05"));
+    assert!(client.ask("qXfer:threads:read::0,1000").contains("<thread "));
+    assert!(matches!(toy.state(), DomainState::Paused(_)));
+}
+
+#[test]
+fn gdb_is_told_why_a_register_is_not_written() {
+    let (_toy, target) = domain(1);
+    let mut client = Client::attach(&target);
+    assert_eq!(client.ask("P1f=ff00000000000000"), "E22");
+    client.ask("qSupported:vContSupported+;swbreak+");
+    assert_eq!(client.ask("P1f=ff00000000000000"), "E.cr8: the value is too wide");
+    assert_eq!(client.ask("P1f=0f00000000000000"), "OK");
+    assert_eq!(client.ask("Hg9"), "E03", "reasons don't outlive their packet");
+}
+
+#[test]
 fn the_end_of_the_guest_is_told() {
     // out 0xf4, al; out 4, al; ud2.
     for (code, prefix) in [("e6f4", "W2a"), ("e604", "W00"), ("0f0b", "T0bthread:01;")] {
@@ -428,6 +433,15 @@ fn monitor_commands_are_listed_and_unknown_ones_say_so() {
     assert!(monitor(&mut client, "msr 10").starts_with("0x"));
     assert!(monitor(&mut client, "msr 999").contains("would fault"));
     assert!(monitor(&mut client, "translate 1000").contains("0x1000"));
+    assert!(monitor(&mut client, "translate $rsp + 8").starts_with("0x10008 is physical"));
+    assert!(monitor(&mut client, "translate rbx-4").starts_with("0x7ffc is physical"));
+    assert!(monitor(&mut client, "translate schedule").contains("eval"));
+    assert!(monitor(&mut client, "translate xmm0").contains("neither"));
+    assert!(monitor(&mut client, "translate").contains("which address"));
+    assert!(monitor(&mut client, "place physical at rbx").contains("at 0x8000 is at guest-physical"));
+    assert!(monitor(&mut client, "info interrupts").contains("nothing"));
+    assert!(monitor(&mut client, "vcpu 1").contains("mean vCPU 1"));
+    assert!(monitor(&mut client, "vcpu 2").contains("only 0 to 1"));
     assert!(monitor(&mut client, "place physical at 8000").contains("guest-physical"));
     assert!(monitor(&mut client, "save /nonexistent/file").contains("can't be saved"));
     assert!(monitor(&mut client, "fork child").contains("kdd fork"));

@@ -468,8 +468,12 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     fn state_hash(&self) -> Option<[u8; 32]> {
         None
     }
-    /// Lines for a person about devices and interrupts.
+    /// Lines for a person about devices.
     fn describe_devices(&self) -> String {
+        String::new()
+    }
+    /// Lines for a person about interrupts: their controllers, and what waits at them.
+    fn describe_interrupts(&self) -> String {
         String::new()
     }
     /// Writing memory.

@@ -44,4 +44,6 @@ pub enum TargetEvent {
     },
     /// A vCPU came up.
     VcpuUp(VcpuId),
+    /// Nothing happened to the domain, and no target says so: a sink's owner wakes itself with it from another thread.
+    Woken,
 }

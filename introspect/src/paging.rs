@@ -87,6 +87,12 @@ impl PagingMode {
         }
     }
 
+    /// How many bytes of address space an entry of this name covers; a page where there is no such level.
+    pub(crate) fn covers(self, name: &str) -> u64 {
+        let level = self.levels().iter().find(|level| level.name == name);
+        1 << level.map_or(12, |level| level.shift)
+    }
+
     /// Bytes in a page-table entry.
     fn entry_size(self) -> usize {
         match self {

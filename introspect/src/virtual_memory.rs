@@ -98,7 +98,7 @@ impl Target {
         let mut levels = Vec::new();
         let page = self
             .walker(space)
-            .and_then(|mut walker| walker.walk(address, |level| levels.push(level)));
+            .and_then(|(mut walker, _)| walker.walk(address, |level| levels.push(level)));
         match page {
             Ok(page) => Ok(Translation {
                 phys: page.phys,
@@ -119,7 +119,7 @@ impl Target {
     }
 
     /// The page tables of an address space, as they are now: registers are read once for each call.
-    fn walker(&self, space: AddressSpace) -> Result<Walker<'_>, Fault> {
+    pub(crate) fn walker(&self, space: AddressSpace) -> Result<(Walker<'_>, PagingMode), Fault> {
         let (mode, root) = match space {
             AddressSpace::Vcpu(vcpu) => {
                 let registers = self.domain().registers(vcpu)?;
@@ -128,7 +128,7 @@ impl Target {
             AddressSpace::Root(mode, root) => (mode, root.0),
             AddressSpace::Physical => (PagingMode::None, 0),
         };
-        Ok(Walker::new(&**self.domain(), mode, root))
+        Ok((Walker::new(&**self.domain(), mode, root), mode))
     }
 
     /// Calls `transfer` for each physically contiguous piece of `length` bytes from `address`, until one fails or
@@ -143,7 +143,7 @@ impl Target {
         if length == 0 {
             return Ok(0);
         }
-        let mut walker = self.walker(space)?;
+        let (mut walker, _) = self.walker(space)?;
         let mut done = 0;
         while let Some(at) = address.checked_add(done as u64)
             && done < length

@@ -223,3 +223,39 @@ fn a_large_read_asks_for_registers_once_and_for_one_entry_a_page() {
     // A page and its PTE each, and the three upper levels for each of the two tables.
     assert_eq!(domain.memory_reads.load(Ordering::Relaxed), 2 * 1024 + 2 * 3);
 }
+
+#[test]
+fn a_region_is_what_is_mapped_alike() {
+    let (domain, target) = target();
+    let region = |address: u64| {
+        let found = target
+            .region(space(PagingMode::Level4), GuestVirtAddr(address))
+            .unwrap();
+        let rights = found.rights.map(|r| (r.writable, r.executable, r.user));
+        (found.start.0, found.last.0, rights)
+    };
+    domain.put64(ROOT, T1 | PWU);
+    domain.put64(T1, T2 | PWU);
+    domain.put64(T2, T3 | PWU);
+    domain.put64(T2 + 8, PWU | PS); // 2 MiB
+    domain.put64(T3 + 8, DATA | PWU);
+    domain.put64(T3 + 16, DATA | PWU);
+    domain.put64(T3 + 24, DATA | P);
+    let (all, code) = (Some((true, true, true)), Some((false, true, false)));
+    assert_eq!(region(0x1fff), (0x1000, 0x2fff, all));
+    assert_eq!(
+        region(0x2000),
+        (0x2000, 0x2fff, all),
+        "what is below isn't looked at"
+    );
+    assert_eq!(region(0x3000), (0x3000, 0x3fff, code));
+    assert_eq!(region(0x4000), (0x4000, 0x1f_ffff, None));
+    assert_eq!(region(0x20_0000), (0x20_0000, 0x3f_ffff, all));
+    // What isn't mapped and what isn't canonical are one hole.
+    assert_eq!(region(0x40_0000), (0x40_0000, u64::MAX, None));
+    assert_eq!(region(0x8000_0000_0000).0, 0x8000_0000_0000);
+    let beyond = target
+        .region(space(PagingMode::Pae), GuestVirtAddr(1 << 40))
+        .unwrap();
+    assert_eq!((beyond.start.0, beyond.last.0), (1 << 32, u64::MAX));
+}

@@ -9,7 +9,7 @@ use tests::differential::campaign::{Campaign, by_id};
 use tests::differential::coverage::{self, Row};
 use tests::differential::generate::candidates;
 
-const DEFAULT_CASES: u64 = 24;
+const DEFAULT_CASES: u64 = 50;
 
 /// The environment's wishes.
 struct Wishes {

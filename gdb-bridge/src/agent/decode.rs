@@ -1,6 +1,7 @@
 //! From the bytes of an expression to checked operations.
 
 use super::LONGEST;
+use super::format::Format;
 use crate::registers::{Slot, TABLE};
 
 /// Why bytes are no expression that can be evaluated.
@@ -27,6 +28,9 @@ pub enum DecodeError {
     /// A width that no number here has.
     #[error("{0} bits")]
     Width(u8),
+    /// A `printf` in a condition, or one whose format can't be printed.
+    #[error("a format can't be printed")]
+    Format,
 }
 
 /// A checked operation.
@@ -50,6 +54,8 @@ pub(super) enum Op {
     Swap,
     Rot,
     Pick(usize),
+    /// Prints by the format of this index.
+    Print(usize),
     End,
 }
 
@@ -77,6 +83,7 @@ pub(super) enum Binary {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Program {
     pub(super) ops: Vec<Op>,
+    pub(super) formats: Vec<Format>,
 }
 
 impl Program {
@@ -85,13 +92,30 @@ impl Program {
     /// # Errors
     /// See [`DecodeError`].
     pub fn decode(code: &[u8]) -> Result<Program, DecodeError> {
+        let program = Program::decode_command(code)?;
+        if program.formats.is_empty() {
+            Ok(program)
+        } else {
+            Err(DecodeError::Format)
+        }
+    }
+
+    /// The same for a command of a breakpoint, which may print.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn decode_command(code: &[u8]) -> Result<Program, DecodeError> {
         if code.is_empty() || code.len() > LONGEST {
             return Err(DecodeError::Length(code.len()));
         }
         let mut ops = Vec::with_capacity(code.len());
         // The operation that begins at each byte.
         let mut starts = vec![None; code.len()];
-        let mut reader = Reader { code, at: 0 };
+        let mut reader = Reader {
+            code,
+            at: 0,
+            formats: Vec::new(),
+        };
         while reader.at < code.len() {
             starts[reader.at] = Some(ops.len());
             ops.push(reader.operation()?);
@@ -105,13 +129,17 @@ impl Program {
                     .ok_or(DecodeError::Jump(*target))?;
             }
         }
-        Ok(Program { ops })
+        Ok(Program {
+            ops,
+            formats: reader.formats,
+        })
     }
 }
 
 struct Reader<'a> {
     code: &'a [u8],
     at: usize,
+    formats: Vec<Format>,
 }
 
 impl Reader<'_> {
@@ -140,6 +168,19 @@ impl Reader<'_> {
             }
             _ => Err(DecodeError::Register(number)),
         }
+    }
+
+    /// The number of values, the length of the format with its final 0, the format.
+    fn print(&mut self) -> Result<Op, DecodeError> {
+        let values = self.number::<1>()? as usize;
+        let length = self.number::<2>()? as usize;
+        let rest = self.code.get(self.at..).unwrap_or(&[]);
+        let text = rest.get(..length).ok_or(DecodeError::Truncated)?;
+        let text = text.strip_suffix(&[0]).ok_or(DecodeError::Format)?;
+        self.at += length;
+        self.formats
+            .push(Format::parse(text, values).ok_or(DecodeError::Format)?);
+        Ok(Op::Print(self.formats.len() - 1))
     }
 
     fn operation(&mut self) -> Result<Op, DecodeError> {
@@ -181,6 +222,7 @@ impl Reader<'_> {
             0x2b => Op::Swap,
             0x32 => Op::Pick(self.number::<1>()? as usize),
             0x33 => Op::Rot,
+            0x34 => self.print()?,
             other => return Err(DecodeError::Operation(other)),
         })
     }

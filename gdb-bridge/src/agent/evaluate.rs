@@ -1,23 +1,31 @@
 //! Evaluation of a checked expression.
 
 use super::decode::{Binary, Op, Program};
-use super::{STACK, STEPS};
+use super::{MOST_TEXT, STACK, STEPS};
 use crate::registers::Slot;
 use hv_core::addr::GuestVirtAddr;
 use hv_core::introspect::StopContext;
 
 /// Why an expression has no value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Failed {
     /// More than [`STACK`] numbers, or one too few.
+    #[error("its stack is too small, or holds too little")]
     Stack,
     /// More than [`STEPS`] operations.
+    #[error("it takes more than {STEPS} operations")]
     Steps,
+    /// More than [`MOST_TEXT`] bytes printed.
+    #[error("it prints too much")]
+    Text,
     /// The program ran past its end.
+    #[error("it has no end")]
     NoEnd,
     /// Division by zero.
+    #[error("division by zero")]
     Division,
     /// Memory that isn't mapped.
+    #[error("no memory at {0:#x}")]
     Memory(u64),
 }
 
@@ -51,6 +59,14 @@ impl Program {
     /// # Errors
     /// See [`Failed`].
     pub fn evaluate(&self, at: &mut dyn StopContext) -> Result<u64, Failed> {
+        self.run(at, &mut String::new())
+    }
+
+    /// Evaluates a command of a breakpoint, and appends what it prints to `text`.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub fn run(&self, at: &mut dyn StopContext, text: &mut String) -> Result<u64, Failed> {
         let mut stack = Stack {
             numbers: [0; STACK],
             depth: 0,
@@ -117,6 +133,21 @@ impl Program {
                     let value = *stack.pick(below)?;
                     stack.push(value)?;
                 }
+                Op::Print(index) => {
+                    // A function and its channel, which are the service's own choice, come before the values.
+                    stack.pop()?;
+                    stack.pop()?;
+                    let format = self.formats.get(index).ok_or(Failed::Stack)?;
+                    let values = (0..format.values())
+                        .map(|_| stack.pop())
+                        .collect::<Result<Vec<_>, _>>()?;
+                    format.print(&values, at, text);
+                    if text.len() > MOST_TEXT {
+                        return Err(Failed::Text);
+                    }
+                }
+                // A command leaves nothing.
+                Op::End if stack.depth == 0 && !self.formats.is_empty() => return Ok(0),
                 Op::End => return stack.pop(),
             }
         }

@@ -4,18 +4,52 @@ use crate::guest::{Guest, OtherStops};
 use crate::threads;
 use hv_core::addr::VcpuId;
 use hv_core::introspect::DomainState;
+use hv_core::regs::rflags;
 use std::fmt::Write;
 
 pub fn info(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     match arguments {
         ["domain"] => Ok(domain(guest)),
-        // The domain describes both in one text.
-        ["devices" | "interrupts"] => match guest.domain().describe_devices() {
-            text if text.is_empty() => Err("this domain says nothing about its devices".into()),
-            text => Ok(text.trim_end().to_owned() + "\n"),
-        },
+        ["devices"] => described(guest.domain().describe_devices()),
+        ["interrupts"] => described(guest.domain().describe_interrupts()).map(|text| flags(guest) + &text),
         ["sessions"] => Ok(sessions(guest)),
         _ => Err("domain, devices, interrupts or sessions".into()),
+    }
+}
+
+/// Whether each vCPU takes interrupts.
+fn flags(guest: &Guest) -> String {
+    let mut text = String::new();
+    for index in 0..guest.domain().vcpu_count() {
+        let vcpu = VcpuId(index);
+        if let Ok(registers) = guest.domain().registers(vcpu) {
+            let on = |bit: bool| if bit { "on" } else { "off" };
+            let _ = writeln!(
+                text,
+                "{}: {}, interrupts {}{}{}",
+                threads::name(vcpu),
+                threads::activity(&registers),
+                on(registers.rflags & rflags::IF != 0),
+                if registers.nmi_blocked {
+                    ", NMIs blocked"
+                } else {
+                    ""
+                },
+                if registers.interrupt_shadow {
+                    ", in an interrupt shadow"
+                } else {
+                    ""
+                },
+            );
+        }
+    }
+    text
+}
+
+fn described(text: String) -> Result<String, String> {
+    match text.trim_end() {
+        "" => Err("this domain says nothing about them".into()),
+        text => Ok(text.to_owned() + "\n"),
     }
 }
 

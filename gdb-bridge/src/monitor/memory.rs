@@ -1,6 +1,6 @@
 //! `translate`, `physical`, `place`.
 
-use super::number;
+use super::value::address;
 use crate::breakpoints::PlaceMode;
 use crate::guest::Guest;
 use hv_core::addr::{GuestPhysAddr, GuestVirtAddr};
@@ -8,10 +8,10 @@ use introspect::{AddressSpace, Level, PagingMode};
 use std::fmt::Write;
 
 pub fn translate(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
-    let [address] = arguments else {
-        return Err("one address".into());
-    };
-    let address = GuestVirtAddr(number(address)?);
+    if arguments.is_empty() {
+        return Err("which address?".into());
+    }
+    let address = GuestVirtAddr(address(guest, arguments)?);
     let walk = |levels: &[Level]| {
         let mut text = String::new();
         for level in levels {
@@ -25,10 +25,7 @@ pub fn translate(guest: &mut Guest, arguments: &[&str]) -> Result<String, String
         }
         text
     };
-    match guest
-        .target
-        .translate(AddressSpace::Vcpu(guest.selected), address)
-    {
+    match guest.target.translate(AddressSpace::Vcpu(guest.viewed), address) {
         Ok(translation) => {
             let mut text = walk(&translation.levels);
             let right = |has: bool, letter: char| if has { letter } else { '-' };
@@ -64,9 +61,12 @@ pub fn physical(guest: &mut Guest, arguments: &[&str]) -> Result<String, String>
 }
 
 pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
-    let (mode, at) = match arguments {
-        [mode @ .., "at", address] => (mode, Some(number(address)?)),
-        mode => (mode, None),
+    let (mode, at) = match arguments.iter().position(|word| *word == "at") {
+        Some(index) => (
+            &arguments[..index],
+            Some(address(guest, &arguments[index + 1..])?),
+        ),
+        None => (arguments, None),
     };
     let place = match mode {
         [] => None,
@@ -75,12 +75,14 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["address-space"] => {
             let registers = guest
                 .domain()
-                .registers(guest.selected)
+                .registers(guest.viewed)
                 .map_err(|e| e.to_string())?;
             let root = PagingMode::of(&registers).root(registers.cr3);
             Some(PlaceMode::AddressSpace(root.page_base()))
         }
-        ["address-space", root] => Some(PlaceMode::AddressSpace(GuestPhysAddr(number(root)?).page_base())),
+        ["address-space", root] => Some(PlaceMode::AddressSpace(
+            GuestPhysAddr(address(guest, &[root])?).page_base(),
+        )),
         _ => return Err("virtual, physical or address-space".into()),
     };
     match (place, at) {

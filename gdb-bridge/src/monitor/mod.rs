@@ -4,6 +4,7 @@ mod control;
 mod info;
 mod memory;
 mod registers;
+mod value;
 
 use crate::guest::Guest;
 
@@ -35,9 +36,15 @@ const COMMANDS: &[Command] = &[
         run: registers::msr,
     },
     Command {
+        name: "vcpu",
+        arguments: "[N]",
+        help: "the vCPU that memory and monitor commands mean until the next stop; in gdb rather use: thread N+1",
+        run: registers::vcpu,
+    },
+    Command {
         name: "translate",
         arguments: "ADDR",
-        help: "the walk of a virtual address through the page tables, level by level",
+        help: "the walk of a virtual address through the page tables, level by level; ADDR as in rsp+0x18",
         run: memory::translate,
     },
     Command {
@@ -119,24 +126,21 @@ fn find(name: &str) -> Result<&'static Command, String> {
 fn help(_: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     match arguments {
         [] => Ok(list()),
-        [name, ..] => find(name).map(|c| format!("{} {}: {}\n", c.name, c.arguments, c.help)),
+        [name, ..] => find(name).map(|c| format!("{}: {}\n", usage(c), c.help)),
     }
+}
+
+fn usage(command: &Command) -> String {
+    format!("{} {}", command.name, command.arguments)
+        .trim_end()
+        .to_owned()
 }
 
 fn list() -> String {
     let mut text: String = COMMANDS
         .iter()
-        .map(|c| format!("{} {} -- {}\n", c.name, c.arguments, c.help))
+        .map(|c| format!("{} -- {}\n", usage(c), c.help))
         .collect();
     text.push_str("kill and detach let the guest run on; `kdd destroy` ends it\n");
     text
-}
-
-/// A number as people type it here: hexadecimal, with or without `0x`.
-fn number(text: &str) -> Result<u64, String> {
-    let digits = text
-        .strip_prefix("0x")
-        .or_else(|| text.strip_prefix("0X"))
-        .unwrap_or(text);
-    crate::hex::number(digits.as_bytes()).ok_or_else(|| format!("'{text}' is no hexadecimal number"))
 }

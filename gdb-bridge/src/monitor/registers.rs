@@ -1,6 +1,6 @@
-//! `registers`, `msr`.
+//! `registers`, `msr`, `vcpu`.
 
-use super::number;
+use super::value::number;
 use crate::guest::Guest;
 use crate::registers::{TABLE, View};
 use hv_core::addr::VcpuId;
@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 pub fn registers(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let vcpu = match arguments {
-        [] => guest.selected,
+        [] => guest.viewed,
         [vcpu] => VcpuId(vcpu.parse().map_err(|_| format!("'{vcpu}' is no vCPU number"))?),
         _ => return Err("one vCPU number, or none".into()),
     };
@@ -28,11 +28,35 @@ pub fn registers(guest: &mut Guest, arguments: &[&str]) -> Result<String, String
     Ok(text)
 }
 
+pub fn vcpu(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
+    match arguments {
+        [] => {}
+        [index] => {
+            let vcpu: u32 = index
+                .parse()
+                .map_err(|_| format!("'{index}' is no vCPU number"))?;
+            let count = guest.domain().vcpu_count();
+            if vcpu >= count {
+                return Err(format!(
+                    "there is no vCPU {vcpu}, only 0 to {}",
+                    count.saturating_sub(1)
+                ));
+            }
+            guest.viewed = VcpuId(vcpu);
+        }
+        _ => return Err("one vCPU number, or none".into()),
+    }
+    Ok(format!(
+        "memory and monitor commands mean vCPU {}\n",
+        guest.viewed
+    ))
+}
+
 pub fn msr(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let narrow = |text: &str| {
         u32::try_from(number(text)?).map_err(|_| format!("{text} is beyond the 32 bits of an MSR number"))
     };
-    let vcpu = guest.selected;
+    let vcpu = guest.viewed;
     match arguments {
         [msr] => {
             let msr = narrow(msr)?;

@@ -1,12 +1,13 @@
-//! `Z` with a condition (gdbstub reads past it), and how many watchpoints lldb may set.
+//! `Z` with a condition or with commands (gdbstub reads past them), and how many watchpoints lldb may set.
 
 use super::{Code, Flow};
-use crate::agent::Condition;
+use crate::agent::{Commands, Condition, DecodeError};
 use crate::breakpoints::{Key, Kind};
 use crate::guest::Guest;
 use crate::hex;
+use std::sync::Arc;
 
-/// `Z kind,addr,length;X len,expr…`; one without a condition is gdbstub's.
+/// `Z kind,addr,length;X len,expr…;cmds:persist,X len,expr…`; a plain one is gdbstub's.
 pub fn insert(guest: &mut Guest, rest: &[u8]) -> Flow {
     let Some(semicolon) = rest.iter().position(|&b| b == b';') else {
         return Flow::PassOn;
@@ -14,7 +15,7 @@ pub fn insert(guest: &mut Guest, rest: &[u8]) -> Flow {
     let Some(key) = key(&rest[..semicolon]) else {
         return Flow::error(Code::Refused);
     };
-    let condition = match Condition::parse(&rest[semicolon + 1..]) {
+    let condition = match condition(guest, &rest[semicolon + 1..]) {
         Ok(condition) => condition,
         Err(why) => {
             tracing::info!(%why, ?key, "a condition isn't taken");
@@ -31,6 +32,21 @@ pub fn insert(guest: &mut Guest, rest: &[u8]) -> Flow {
             Flow::error(Code::Refused)
         }
     }
+}
+
+/// What follows the place: conditions, commands, or both.
+fn condition(
+    guest: &Guest,
+    text: &[u8],
+) -> Result<Option<Arc<dyn hv_core::introspect::Condition>>, DecodeError> {
+    const COMMANDS: &[u8] = b"cmds:";
+    let commands = text.windows(COMMANDS.len()).position(|w| w == COMMANDS);
+    let Some(at) = commands else {
+        return Ok(Condition::parse(text)?.map(|c| Arc::new(c) as _));
+    };
+    let condition = Condition::parse(&text[..at])?;
+    let commands = Commands::parse(&text[at + COMMANDS.len()..], condition, guest.printer.clone())?;
+    Ok(Some(Arc::new(commands)))
 }
 
 fn key(text: &[u8]) -> Option<Key> {

@@ -11,13 +11,13 @@ pub fn supported(guest: &mut Guest, features: &[u8]) -> Flow {
             b"swbreak+" => guest.client.swbreak = true,
             b"hwbreak+" => guest.client.hwbreak = true,
             // Only gdb says so.
-            b"vContSupported+" => guest.client.system_register = true,
+            b"vContSupported+" => guest.client.gdb = true,
             _ => {}
         }
     }
     Flow::text(format!(
         "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
-         ConditionalBreakpoints+;binary-upload+;qXfer:features:read+;qXfer:threads:read+"
+         ConditionalBreakpoints+;BreakpointCommands+;binary-upload+;qXfer:features:read+;qXfer:threads:read+"
     ))
 }
 
@@ -33,6 +33,12 @@ pub fn non_stop(_: &mut Guest, mode: &[u8]) -> Flow {
         b"0" => Flow::ok(),
         _ => Flow::error(Code::Refused),
     }
+}
+
+/// lldb says what it can do. It isn't taken up; but only lldb asks.
+pub fn suffixes(guest: &mut Guest, _: &[u8]) -> Flow {
+    guest.client.lldb = true;
+    Flow::Answer(Vec::new())
 }
 
 /// The empty answer.

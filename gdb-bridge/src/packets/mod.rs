@@ -9,6 +9,7 @@ mod handshake;
 mod life;
 mod memory;
 mod physical;
+mod region;
 mod resume;
 mod search;
 mod threads;
@@ -79,6 +80,9 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("qSearch:memory:", search::search),
     ("qCRC:", crc::crc),
     ("qC", threads::current),
+    ("qThreadStopInfo", threads::stop_info),
+    ("qMemoryRegionInfo:", region::region),
+    ("QThreadSuffixSupported", handshake::suffixes),
     ("qQemu.PhyMemMode", physical::query),
     ("qqemu.PhyMemMode", physical::query),
     ("Qqemu.PhyMemMode:", physical::set),
@@ -96,12 +100,24 @@ const HANDLERS: &[(&str, Handler)] = &[
 
 /// Finds the handler of a packet and calls it.
 pub fn handle(guest: &mut Guest, body: &[u8]) -> Flow {
+    if guest.detached && means_a_process(body) {
+        return Flow::error(Code::NoThread);
+    }
     for (name, handler) in HANDLERS {
         if let Some(rest) = body.strip_prefix(name.as_bytes()) {
             return handler(guest, rest);
         }
     }
     Flow::PassOn
+}
+
+/// Whether a packet is about the vCPUs or memory, which a client that has detached has none of.
+fn means_a_process(body: &[u8]) -> bool {
+    let one_letter = body
+        .first()
+        .is_some_and(|letter| b"gGpPmMxXzZcCsST".contains(letter));
+    let others: [&[u8]; 4] = [b"vCont;", b"qC", b"qSearch", b"qThreadExtraInfo"];
+    one_letter || others.iter().any(|name| body.starts_with(name))
 }
 
 /// `first,second`, both numbers.

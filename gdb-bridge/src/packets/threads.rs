@@ -19,6 +19,9 @@ pub fn select(guest: &mut Guest, what: &[u8]) -> Flow {
         (b'c', _) => guest.stepped = None,
         (_, ThreadId::One(_)) => {
             guest.selected = vcpu;
+            if !guest.client.lldb {
+                guest.viewed = vcpu;
+            }
             return Flow::PassOn;
         }
         // Any thread will do: the one that is selected.
@@ -35,13 +38,25 @@ pub fn current(guest: &mut Guest, rest: &[u8]) -> Flow {
     }
 }
 
+/// `qThreadStopInfo`, lldb's: why a vCPU is stopped, with its name and the registers that it shows first.
+pub fn stop_info(guest: &mut Guest, id: &[u8]) -> Flow {
+    let Some(vcpu) = ThreadId::parse(id).and_then(|id| id.vcpu(guest, guest.selected)) else {
+        return Flow::error(Code::NoThread);
+    };
+    Flow::Answer(guest.stop_info(vcpu))
+}
+
 /// A part of the list of threads; one round trip for what `qfThreadInfo` needs several for.
 pub fn document(guest: &mut Guest, rest: &[u8]) -> Flow {
     let range = rest.strip_prefix(b":").and_then(pair);
     let Some((offset, length)) = range else {
         return Flow::error(Code::Refused);
     };
-    let document = threads::document(guest);
+    let document = if guest.detached {
+        threads::nobody()
+    } else {
+        threads::document(guest)
+    };
     Flow::Answer(part(document.as_bytes(), offset, length))
 }
 

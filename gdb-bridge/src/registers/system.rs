@@ -27,7 +27,9 @@ pub const SYSTEM_BYTES: usize = {
 
 /// Its fields, one behind the other without gaps.
 pub fn members() -> impl Iterator<Item = &'static Register> {
-    TABLE.iter().filter(|register| register.feature == Feature::System)
+    TABLE
+        .iter()
+        .filter(|register| register.feature == Feature::System)
 }
 
 impl View<'_> {

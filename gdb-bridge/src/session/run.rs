@@ -9,6 +9,7 @@ use crate::guest::{OtherStops, SIGTRAP};
 use crate::hex;
 use crate::resume::Plan;
 use crate::stub::Stop;
+use crate::threads;
 use gdbstub::target::ext::breakpoints::WatchKind;
 use hv_core::addr::VcpuId;
 use hv_core::introspect::{CrashReason, DomainState, StepMode, StepOutcome, StopReason};
@@ -20,6 +21,9 @@ const SLICE: Duration = Duration::from_millis(2);
 
 /// How long a Ctrl-C that crossed a stop reply counts for the next resumption.
 const LATE: Duration = Duration::from_millis(250);
+
+/// Bytes of text in one packet.
+const MOST_SAID: usize = 4096;
 
 /// gdb's numbers.
 const SIGINT: u8 = 2;
@@ -47,7 +51,7 @@ impl GdbSession {
             Some(Plan::Continue) => {
                 if let Err(error) = self.guest.session.resume() {
                     self.say(&format!("the guest can't run: {error}\n"));
-                    self.stop(Stop::Signal(SIGTRAP, self.guest.selected));
+                    self.stop(Stop::Signal(SIGTRAP, self.guest.viewed));
                 }
             }
             _ => {
@@ -67,7 +71,7 @@ impl GdbSession {
             DomainState::ShutDown => Some(Stop::Exited(0)),
             _ if self.guest.domain().control_run().is_none() => {
                 self.say("this domain can only be looked at\n");
-                Some(Stop::Signal(SIGTRAP, self.guest.selected))
+                Some(Stop::Signal(SIGTRAP, self.guest.viewed))
             }
             _ => None,
         }
@@ -102,7 +106,7 @@ impl GdbSession {
                 return self.stop(stop);
             }
             if Instant::now() >= end {
-                return;
+                return self.say_printed();
             }
         }
     }
@@ -197,7 +201,7 @@ impl GdbSession {
         ));
         let vcpu = match reason {
             CrashReason::TripleFault { vcpu, .. } => *vcpu,
-            _ => self.guest.selected,
+            _ => self.guest.viewed,
         };
         Stop::Signal(SIGSEGV, vcpu)
     }
@@ -210,22 +214,27 @@ impl GdbSession {
             return;
         }
         self.guest.hold();
-        self.stop(Stop::Signal(SIGINT, self.guest.selected));
+        self.stop(Stop::Signal(SIGINT, self.guest.viewed));
         self.interrupted = true;
     }
 
     /// Ends the plan with a stop reply.
     fn stop(&mut self, stop: Stop) {
-        self.plan = None;
         self.guest.hold();
+        self.say_printed();
+        self.plan = None;
         if let Some(vcpu) = stop.vcpu() {
             self.guest.selected = vcpu;
+            self.guest.viewed = vcpu;
         }
         if let Stop::Exited(code) = stop {
             self.guest.exited = Some(code);
         }
         match self.stub.report(&mut self.guest, stop) {
-            Some(body) => {
+            Some(mut body) => {
+                if let (true, Some(vcpu)) = (self.guest.client.lldb, stop.vcpu()) {
+                    body.extend_from_slice(format!("name:{};", threads::name(vcpu)).as_bytes());
+                }
                 self.send(&body);
                 self.guest.last_stop = Some(body);
             }
@@ -241,6 +250,19 @@ impl GdbSession {
         let mut body = vec![b'O'];
         hex::encode(&mut body, text.as_bytes());
         self.send(&body);
+    }
+
+    /// What commands of breakpoints printed.
+    fn say_printed(&mut self) {
+        if self.plan.is_none() {
+            return;
+        }
+        let text = self.guest.printer.take();
+        for chunk in text.as_bytes().chunks(MOST_SAID) {
+            let mut body = vec![b'O'];
+            hex::encode(&mut body, chunk);
+            self.send(&body);
+        }
     }
 
     pub(super) fn on_event(&mut self, event: TargetEvent) {
@@ -262,13 +284,14 @@ impl GdbSession {
                 self.stop(stop);
             }
             TargetEvent::OtherStopped if running => match self.guest.other_stops {
-                OtherStops::Stop => self.stop(Stop::Signal(SIGTRAP, self.guest.selected)),
+                OtherStops::Stop => self.stop(Stop::Signal(SIGTRAP, self.guest.viewed)),
                 OtherStops::Note if !self.noted => {
                     self.noted = true;
                     self.say("another debugger stopped the guest; it runs on when that one lets go\n");
                 }
                 OtherStops::Note => {}
             },
+            TargetEvent::Woken => self.say_printed(),
             TargetEvent::Reset => self.say("the guest was reset\n"),
             TargetEvent::ShutDown => self.exit(0),
             // The exit status of a Unix process has 8 bits.

@@ -62,15 +62,16 @@ impl Target for Guest {
     }
 }
 
-fn refused(why: String) -> TargetError<String> {
-    tracing::info!(%why, "a register isn't written");
-    TargetError::Errno(REFUSED)
-}
-
 impl Guest {
+    fn refused(&mut self, why: String) -> TargetError<String> {
+        tracing::info!(%why, "a register isn't written");
+        self.refusal = Some(why);
+        TargetError::Errno(REFUSED)
+    }
+
     fn view(&self, thread: Tid) -> TargetResult<View<'_>, Guest> {
         let vcpu = vcpu(self, thread).map_err(TargetError::Errno)?;
-        View::read(self.target.domain().as_ref(), vcpu).map_err(|e| refused(e.to_string()))
+        View::read(self.target.domain().as_ref(), vcpu).map_err(|_| TargetError::Errno(REFUSED))
     }
 }
 
@@ -89,8 +90,10 @@ impl MultiThreadBase for Guest {
     fn write_registers(&mut self, file: &RegisterFile, thread: Tid) -> TargetResult<(), Self> {
         self.hold();
         let mut view = self.view(thread)?;
-        view.set_changed(TABLE.iter(), &file.0).map_err(refused)?;
-        view.write().map_err(refused)
+        let written = view
+            .set_changed(TABLE.iter(), &file.0)
+            .and_then(|()| view.write());
+        written.map_err(|why| self.refused(why))
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
@@ -149,14 +152,13 @@ impl SingleRegisterAccess<Tid> for Guest {
     ) -> TargetResult<(), Self> {
         self.hold();
         let mut view = self.view(thread)?;
-        match TABLE.get(number.0) {
-            Some(register) => view.set(register, value).map_err(refused)?,
-            None => view.set_system(value).map_err(refused)?,
-        }
-        if matches!(TABLE.get(number.0), Some(register) if matches!(register.slot, Slot::OtherMsr(_))) {
-            return Ok(());
-        }
-        view.write().map_err(refused)
+        let written = match TABLE.get(number.0) {
+            // Written by its number already.
+            Some(register) if matches!(register.slot, Slot::OtherMsr(_)) => view.set(register, value),
+            Some(register) => view.set(register, value).and_then(|()| view.write()),
+            None => view.set_system(value).and_then(|()| view.write()),
+        };
+        written.map_err(|why| self.refused(why))
     }
 }
 
@@ -183,7 +185,7 @@ impl TargetDescriptionXmlOverride for Guest {
         if annex != b"target.xml" {
             return Err(TargetError::Errno(0));
         }
-        let xml = description(self.client.system_register).as_bytes();
+        let xml = description(self.client.gdb).as_bytes();
         let rest = usize::try_from(offset)
             .ok()
             .and_then(|o| xml.get(o..))

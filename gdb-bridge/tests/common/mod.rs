@@ -8,6 +8,7 @@ use introspect::{Target, TargetEvent};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use toy::Toy;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -104,4 +105,38 @@ impl Client {
         self.received.drain(..end);
         Some(String::from_utf8_lossy(body).into_owned())
     }
+}
+
+/// A running toy, and its target.
+pub fn domain(vcpus: u32) -> (Arc<Toy>, Arc<Target>) {
+    let toy = Toy::new(vcpus);
+    let target = Target::new(toy.clone());
+    (toy, target)
+}
+
+/// The value of a register in a stop reply.
+pub fn expedited(stop: &str, register: &str) -> u64 {
+    let field = stop
+        .split([';', 'T'])
+        .find_map(|f| f.strip_prefix(&format!("{register}:")));
+    let digits = field.unwrap_or_else(|| panic!("no register {register} in {stop}"));
+    u64::from_str_radix(digits, 16).expect("digits").swap_bytes()
+}
+
+pub fn text(output: &str) -> String {
+    let digits = output.strip_prefix('O').expect("console output");
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.as_bytes().chunks(2).map(byte).map(char::from).collect()
+}
+
+/// Runs a monitor command.
+pub fn monitor(client: &mut Client, command: &str) -> String {
+    let digits: String = command.bytes().map(|b| format!("{b:02x}")).collect();
+    let mut answer = client.ask(&format!("qRcmd,{digits}"));
+    let mut all = String::new();
+    while answer != "OK" {
+        all.push_str(&text(&answer));
+        answer = client.next();
+    }
+    all
 }

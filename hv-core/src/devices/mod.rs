@@ -468,15 +468,22 @@ impl Platform {
         acpi::RSDP_ADDRESS
     }
 
-    /// The state of the devices in lines for a person.
-    pub fn describe(&self) -> String {
-        let mut text = String::new();
-        for apic in &self.interrupts.lapics {
-            text += &apic.describe();
-        }
+    /// The state of the interrupt controllers in lines for a person.
+    pub fn describe_interrupts(&self) -> String {
+        let mut text: String = self
+            .interrupts
+            .lapics
+            .iter()
+            .map(|apic| apic.describe())
+            .collect();
         text += &self.interrupts.ioapic.describe();
         text += &self.interrupts.pic.describe();
-        text += &self.pit.describe();
+        text
+    }
+
+    /// The state of the other devices in lines for a person.
+    pub fn describe_devices(&self) -> String {
+        let mut text = self.pit.describe();
         text += &self.rtc.describe();
         text += &self.uarts[0].describe("COM1");
         text += &self.uarts[1].describe("COM2");

@@ -204,6 +204,10 @@ impl Introspect for Domain {
     fn describe_devices(&self) -> String {
         self.control.lock_guest().describe_devices()
     }
+
+    fn describe_interrupts(&self) -> String {
+        self.control.lock_guest().describe_interrupts()
+    }
     fn write_memory(&self) -> Option<&dyn WriteMemory> {
         Some(self)
     }

@@ -113,6 +113,8 @@ pub(crate) struct Vcpu {
     pub(crate) map_generation: u64,
     /// Generation, mode and privilege in one word: what a cached block lookup depends on.
     pub(crate) fetch_key: u64,
+    /// [`Vcpu::code_window`] when the mode was last looked at.
+    known_window: (u64, u32),
     pub(crate) id: VcpuId,
     pub(crate) model: Arc<CpuModel>,
     pub(crate) nmi_pending: bool,
@@ -151,6 +153,7 @@ impl Vcpu {
             tlb: Tlb::new(),
             map_generation: 0,
             fetch_key: 0,
+            known_window: (0, 0),
             id,
             model,
             nmi_pending: false,
@@ -258,8 +261,23 @@ impl Vcpu {
         }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;
         self.gpr[GS_BASE] = self.r.segments[seg::GS].base;
-        self.fetch_key =
-            self.map_generation << 8 | (self.mode as u64) << 4 | (self.cpl == 3) as u64;
+        // The same RIP means other code in another segment.
+        let window = self.code_window();
+        if window != self.known_window {
+            self.known_window = window;
+            self.map_generation += 1;
+        }
+        // Blocks and the links between them are shared by the vCPUs of a machine, generations aren't.
+        let who = (self.id.0 as u64 & 7) << 1;
+        self.fetch_key = self.map_generation << 8 | (self.mode as u64) << 4 | who | (self.cpl == 3) as u64;
+    }
+
+    /// Base and limit of the code segment, where they count.
+    pub(crate) fn code_window(&self) -> (u64, u32) {
+        match self.mode {
+            Mode::Long => (0, u32::MAX),
+            _ => (self.r.segments[seg::CS].base, self.r.segments[seg::CS].limit),
+        }
     }
 
     /// Recomputes what depends on DR7.
@@ -301,7 +319,10 @@ impl Vcpu {
     /// Asks for an exception with an error code.
     #[cold]
     pub(crate) fn raise_error(&mut self, vector: u8, error: u32) -> Abort {
-        self.pending = Pending::Exception { vector, error: Some(error) };
+        self.pending = Pending::Exception {
+            vector,
+            error: Some(error),
+        };
         Abort
     }
 

@@ -141,7 +141,11 @@ pub fn config(vcpus: u32) -> MachineConfig {
         seed: 7,
         cpu_model: String::new(),
         debug_exit: Some(EXIT_PORT),
-        guest: GuestImage::Linux { kernel: image().into(), initrd: None, command_line: String::new() },
+        guest: GuestImage::Linux {
+            kernel: image().into(),
+            initrd: None,
+            command_line: String::new(),
+        },
     }
 }
 
@@ -152,16 +156,30 @@ pub struct Bench {
 }
 
 fn flat(selector: u16, attributes: u32) -> Segment {
-    Segment { selector, base: 0, limit: 0xffff_ffff, attributes }
+    Segment {
+        selector,
+        base: 0,
+        limit: 0xffff_ffff,
+        attributes,
+    }
 }
 
 /// The hidden part of a null segment.
-pub const NULL: Segment = Segment { selector: 0, base: 0, limit: 0, attributes: Segment::UNUSABLE };
+pub const NULL: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0,
+    attributes: Segment::UNUSABLE,
+};
 
 impl Bench {
     fn bare(vcpus: u32) -> Bench {
         let m = Machine::new(&config(vcpus)).expect("a machine");
-        Bench { m, long: false, next_code: CODE }
+        Bench {
+            m,
+            long: false,
+            next_code: CODE,
+        }
     }
 
     /// 64-bit ring 0 with paging.
@@ -182,8 +200,8 @@ impl Bench {
         for n in 1..8 {
             b.write_u64(TSS + 28 + 8 * n, STACK + 0x1000 * (n + 8));
         }
-        b.write_u64(TABLES, TABLES + 0x1000 | 7);
-        b.write_u64(TABLES + 0x1000, TABLES + 0x2000 | 7);
+        b.write_u64(TABLES, (TABLES + 0x1000) | 7);
+        b.write_u64(TABLES + 0x1000, (TABLES + 0x2000) | 7);
         for n in 0..4 {
             let table = TABLES + 0x3000 + 0x1000 * n;
             b.write_u64(TABLES + 0x2000 + 8 * n, table | 7);
@@ -204,7 +222,10 @@ impl Bench {
         r.cr4 = cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::DE;
         r.efer = efer::LME | efer::LMA | efer::NXE | efer::SCE;
         r.segments[seg::CS] = flat(selector::CODE64, 0xa09b);
-        r.idtr = DescriptorTable { base: IDT, limit: 0xfff };
+        r.idtr = DescriptorTable {
+            base: IDT,
+            limit: 0xfff,
+        };
         r
     }
 
@@ -231,10 +252,21 @@ impl Bench {
             r.segments[s] = flat(selector::DATA, 0xc093);
         }
         r.segments[seg::CS] = flat(selector::CODE32, 0xc09b);
-        r.tr = Segment { selector: selector::TSS, base: TSS, limit: 0x67, attributes: 0x8b };
+        r.tr = Segment {
+            selector: selector::TSS,
+            base: TSS,
+            limit: 0x67,
+            attributes: 0x8b,
+        };
         r.ldtr = NULL;
-        r.gdtr = DescriptorTable { base: GDT, limit: 0xff };
-        r.idtr = DescriptorTable { base: IDT, limit: 0x7ff };
+        r.gdtr = DescriptorTable {
+            base: GDT,
+            limit: 0xff,
+        };
+        r.idtr = DescriptorTable {
+            base: IDT,
+            limit: 0x7ff,
+        };
         r.gpr = [0; 16];
         r.gpr[gpr::RSP] = STACK;
         r.rip = CODE;
@@ -252,7 +284,10 @@ impl Bench {
         b.next_code = 0x1_0000;
         b.set(|r| {
             *r = Registers::at_reset(true);
-            r.idtr = DescriptorTable { base: 0, limit: 0x3ff };
+            r.idtr = DescriptorTable {
+                base: 0,
+                limit: 0x3ff,
+            };
             for (s, selector) in [(seg::CS, 0x1000), (seg::SS, 0x2000)] {
                 r.segments[s].selector = selector;
                 r.segments[s].base = (selector as u64) << 4;
@@ -305,14 +340,21 @@ impl Bench {
             self.write_u64(IDT + 16 * vector as u64, low);
             self.write_u64(IDT + 16 * vector as u64 + 8, target >> 32);
         } else {
-            self.write_u64(IDT + 8 * vector as u64, gate(selector::CODE32, target as u32, access, 0));
+            self.write_u64(
+                IDT + 8 * vector as u64,
+                gate(selector::CODE32, target as u32, access, 0),
+            );
         }
     }
 
     // ---- memory ----
 
     pub fn write(&mut self, address: u64, bytes: &[u8]) {
-        assert_eq!(self.m.write_physical(GuestPhysAddr(address), bytes), bytes.len(), "RAM at {address:#x}");
+        assert_eq!(
+            self.m.write_physical(GuestPhysAddr(address), bytes),
+            bytes.len(),
+            "RAM at {address:#x}"
+        );
     }
     pub fn write_u16(&mut self, address: u64, value: u16) {
         self.write(address, &value.to_le_bytes());
@@ -325,7 +367,11 @@ impl Bench {
     }
     pub fn read<const N: usize>(&self, address: u64) -> [u8; N] {
         let mut bytes = [0; N];
-        assert_eq!(self.m.read_physical(GuestPhysAddr(address), &mut bytes), N, "RAM at {address:#x}");
+        assert_eq!(
+            self.m.read_physical(GuestPhysAddr(address), &mut bytes),
+            N,
+            "RAM at {address:#x}"
+        );
         bytes
     }
     pub fn u16(&self, address: u64) -> u16 {
@@ -368,8 +414,11 @@ impl Bench {
     pub fn user(&mut self) {
         let long = self.long;
         self.set(|r| {
-            r.segments[seg::CS] =
-                if long { flat(selector::USER_CODE64, 0xa0fb) } else { flat(selector::USER_CODE32, 0xc0fb) };
+            r.segments[seg::CS] = if long {
+                flat(selector::USER_CODE64, 0xa0fb)
+            } else {
+                flat(selector::USER_CODE32, 0xc0fb)
+            };
             for s in [seg::ES, seg::SS, seg::DS] {
                 r.segments[s] = flat(selector::USER_DATA, 0xc0f3);
             }
@@ -419,7 +468,8 @@ impl Bench {
 
     /// Runs for at most some ticks.
     pub fn run_for(&mut self, ticks: u64) -> RunExit {
-        self.m.run(&RunLimit { ticks, step: None }, &AtomicBool::new(false))
+        self.m
+            .run(&RunLimit { ticks, step: None }, &AtomicBool::new(false))
     }
 
     /// Runs until something ends it; idle time passes.
@@ -437,7 +487,13 @@ impl Bench {
         let exit = self.go();
         let rip = self.regs().rip;
         assert!(matches!(exit, RunExit::DebugExit(_)), "{exit:?} at {rip:#x}");
-        assert_eq!(vector_at(rip), None, "an exception: {:x?}, cr2 {:#x}", self.frame(), self.regs().cr2);
+        assert_eq!(
+            vector_at(rip),
+            None,
+            "an exception: {:x?}, cr2 {:#x}",
+            self.frame(),
+            self.regs().cr2
+        );
     }
 
     /// Runs to the handler of an exception or interrupt and gives what was pushed.
@@ -446,7 +502,12 @@ impl Bench {
         let rip = self.regs().rip;
         assert!(matches!(exit, RunExit::DebugExit(_)), "{exit:?} at {rip:#x}");
         let frame = self.frame();
-        assert_eq!(vector_at(rip), Some(vector), "at {rip:#x}: {frame:x?}, cr2 {:#x}", self.regs().cr2);
+        assert_eq!(
+            vector_at(rip),
+            Some(vector),
+            "at {rip:#x}: {frame:x?}, cr2 {:#x}",
+            self.regs().cr2
+        );
         frame
     }
 
@@ -480,7 +541,11 @@ impl Bench {
         let base = if self.long { 0 } else { r.segments[seg::SS].base };
         let word = |n: u64| {
             let at = base + r.gpr[gpr::RSP] + size * n;
-            if size == 8 { self.u64(at) } else { self.u32(at) as u64 }
+            if size == 8 {
+                self.u64(at)
+            } else {
+                self.u32(at) as u64
+            }
         };
         let n = error as u64;
         Frame {
@@ -518,4 +583,25 @@ pub fn vector_at(rip: u64) -> Option<u8> {
 /// Whether the run ended at the exit port.
 pub fn exited(exit: &RunExit) -> bool {
     matches!(exit, RunExit::DebugExit(_))
+}
+
+impl Bench {
+    /// Puts real-mode code down, runs it, and expects an exception, by the IVT of [`Bench::real`].
+    pub fn raises_real(
+        &mut self,
+        vector: u8,
+        code: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) {
+        self.code(|a| {
+            code(a)?;
+            a.out(EXIT_PORT as i32, al)
+        });
+        let exit = self.go();
+        assert!(exited(&exit), "{exit:?}");
+        let r = self.regs();
+        assert_eq!(
+            (r.segments[seg::CS].selector, r.rip),
+            (0, 0x4000 + 16 * vector as u64 + 2)
+        );
+    }
 }

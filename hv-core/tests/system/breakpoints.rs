@@ -2,8 +2,8 @@
 
 use crate::bench::*;
 use hv_core::introspect::{
-    AccessKind, Breakpoint, BreakpointId, BreakpointKind, Condition, PageRights, Place, StepMode, StopContext,
-    StopReason,
+    AccessKind, Breakpoint, BreakpointId, BreakpointKind, Condition, PageRights, Place, StepMode,
+    StopContext, StopReason,
 };
 use hv_core::machine::{RunExit, RunLimit};
 use hv_core::regs::gpr;
@@ -12,7 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 fn execute(place: Place) -> Breakpoint {
-    Breakpoint { place, kind: BreakpointKind::Execute, condition: None }
+    Breakpoint {
+        place,
+        kind: BreakpointKind::Execute,
+        condition: None,
+    }
 }
 
 fn at(address: u64) -> Place {
@@ -21,7 +25,13 @@ fn at(address: u64) -> Place {
 
 fn stop(ids: &[u64], address: u64) -> RunExit {
     let ids = ids.iter().map(|id| BreakpointId(*id)).collect();
-    RunExit::Stopped { vcpu: CPU0, reason: StopReason::Breakpoint { ids, address: GuestVirtAddr(address) } }
+    RunExit::Stopped {
+        vcpu: CPU0,
+        reason: StopReason::Breakpoint {
+            ids,
+            address: GuestVirtAddr(address),
+        },
+    }
 }
 
 /// A loop of five instructions: `again: inc rax; inc rbx; dec ecx; jnz again`, then the exit.
@@ -133,13 +143,19 @@ fn an_address_space_and_a_physical_place() {
     let mut child = b.m.fork();
     b.m.insert_breakpoint(
         BreakpointId(1),
-        execute(Place::InAddressSpace(GuestVirtAddr(target), GuestPhysAddr(other_root))),
+        execute(Place::InAddressSpace(
+            GuestVirtAddr(target),
+            GuestPhysAddr(other_root),
+        )),
     );
     assert_eq!(b.run_for(100), stop(&[1], target));
     assert_eq!(b.regs().cr3, other_root);
     b.finish();
     child.insert_breakpoint(BreakpointId(1), execute(Place::Physical(GuestPhysAddr(target))));
-    let limit = RunLimit { ticks: 100, step: None };
+    let limit = RunLimit {
+        ticks: 100,
+        step: None,
+    };
     let never = AtomicBool::new(false);
     for linear in [target, target, 0x70_0000] {
         assert_eq!(child.run(&limit, &never), stop(&[1], linear));
@@ -213,8 +229,17 @@ impl Condition for Counting {
 fn a_condition_is_asked_once_a_hit_and_decides() {
     let mut b = Bench::long();
     let code = looping(&mut b, 1000);
-    let condition = Arc::new(Counting { stop_at: 500, count: AtomicU64::new(0) });
-    b.m.insert_breakpoint(BreakpointId(4), Breakpoint { condition: Some(condition.clone()), ..execute(at(code)) });
+    let condition = Arc::new(Counting {
+        stop_at: 500,
+        count: AtomicU64::new(0),
+    });
+    b.m.insert_breakpoint(
+        BreakpointId(4),
+        Breakpoint {
+            condition: Some(condition.clone()),
+            ..execute(at(code))
+        },
+    );
     assert_eq!(b.run_for(100_000), stop(&[4], code));
     assert_eq!(b.gpr(0), 499);
     b.finish();
@@ -228,7 +253,10 @@ fn stepping_goes_over_breakpoints() {
     let code = looping(&mut b, 2);
     b.m.insert_breakpoint(BreakpointId(1), execute(at(code + 3)));
     let never = AtomicBool::new(false);
-    let step = RunLimit { ticks: 100, step: Some((CPU0, StepMode::Schedule)) };
+    let step = RunLimit {
+        ticks: 100,
+        step: Some((CPU0, StepMode::Schedule)),
+    };
     for rip in [3, 6, 8, 0] {
         assert_eq!(b.m.run(&step, &never), RunExit::Stepped);
         assert_eq!(b.regs().rip, code + rip);
@@ -252,17 +280,33 @@ fn both_vcpus_meet_a_breakpoint() {
     let never = AtomicBool::new(false);
     let mut stops = [0; 2];
     for _ in 0..4 {
-        match b.m.run(&RunLimit { ticks: 100_000, step: None }, &never) {
+        match b.m.run(
+            &RunLimit {
+                ticks: 100_000,
+                step: None,
+            },
+            &never,
+        ) {
             RunExit::Stopped { vcpu, .. } => stops[vcpu.index()] += 1,
             RunExit::DebugExit(_) => {
                 // Let the first one rest, so that the second gets its turn.
-                let n = (0..2).find(|n| b.m.registers(VcpuId(*n)).rip == code + 12).expect("who exited");
-                b.set_of(VcpuId(n), |r| (r.rflags = 0x202, r.activity = hv_core::regs::Activity::Halted).1);
+                let n = (0..2)
+                    .find(|n| b.m.registers(VcpuId(*n)).rip == code + 12)
+                    .expect("who exited");
+                b.set_of(VcpuId(n), |r| {
+                    (r.rflags = 0x202, r.activity = hv_core::regs::Activity::Halted).1
+                });
             }
             other => panic!("{other:?}"),
         }
     }
-    let exit = b.m.run(&RunLimit { ticks: 100_000, step: None }, &never);
+    let exit = b.m.run(
+        &RunLimit {
+            ticks: 100_000,
+            step: None,
+        },
+        &never,
+    );
     if let RunExit::Stopped { vcpu, .. } = exit {
         stops[vcpu.index()] += 1;
     }
@@ -273,10 +317,38 @@ fn both_vcpus_meet_a_breakpoint() {
 fn restricted_pages_stop_before_the_access_until_they_are_opened() {
     let page = GuestPhysAddr(DATA);
     for (rights, by, access) in [
-        (PageRights { read: false, ..PageRights::ALL }, 0, Some(AccessKind::Read)),
-        (PageRights { write: false, ..PageRights::ALL }, 1, Some(AccessKind::Write)),
-        (PageRights { write: false, ..PageRights::ALL }, 2, Some(AccessKind::Write)),
-        (PageRights { execute: false, ..PageRights::ALL }, 3, None),
+        (
+            PageRights {
+                read: false,
+                ..PageRights::ALL
+            },
+            0,
+            Some(AccessKind::Read),
+        ),
+        (
+            PageRights {
+                write: false,
+                ..PageRights::ALL
+            },
+            1,
+            Some(AccessKind::Write),
+        ),
+        (
+            PageRights {
+                write: false,
+                ..PageRights::ALL
+            },
+            2,
+            Some(AccessKind::Write),
+        ),
+        (
+            PageRights {
+                execute: false,
+                ..PageRights::ALL
+            },
+            3,
+            None,
+        ),
     ] {
         let mut b = Bench::long();
         b.write(DATA, &[0xe6, EXIT_PORT as u8]);
@@ -301,7 +373,11 @@ fn restricted_pages_stop_before_the_access_until_they_are_opened() {
         assert!(b.m.set_page_access(page, PageRights::ALL));
         b.finish();
     }
-    assert!(!Bench::long().m.set_page_access(GuestPhysAddr(1 << 36), PageRights::ALL));
+    assert!(
+        !Bench::long()
+            .m
+            .set_page_access(GuestPhysAddr(1 << 36), PageRights::ALL)
+    );
 }
 
 #[test]

@@ -23,7 +23,14 @@ fn returning_to_data() -> Bench {
 
 fn place_breakpoint(b: &mut Bench) {
     let place = Place::Virtual(GuestVirtAddr(DATA + 8));
-    b.m.insert_breakpoint(BreakpointId(1), Breakpoint { place, kind: BreakpointKind::Execute, condition: None });
+    b.m.insert_breakpoint(
+        BreakpointId(1),
+        Breakpoint {
+            place,
+            kind: BreakpointKind::Execute,
+            condition: None,
+        },
+    );
 }
 
 #[test]
@@ -32,7 +39,10 @@ fn a_breakpoint_in_a_page_of_data_stops_before_the_fault() {
     b.set(|r| r.cr2 = 0x1234);
     place_breakpoint(&mut b);
     let address = GuestVirtAddr(DATA + 8);
-    let reason = StopReason::Breakpoint { ids: vec![BreakpointId(1)], address };
+    let reason = StopReason::Breakpoint {
+        ids: vec![BreakpointId(1)],
+        address,
+    };
     assert_eq!(b.go(), RunExit::Stopped { vcpu: CPU0, reason });
     assert_eq!((b.regs().rip, b.regs().cr2), (DATA + 8, 0x1234));
 }
@@ -43,7 +53,10 @@ fn the_fault_comes_when_the_guest_goes_on_and_at_the_same_time_as_ever() {
     place_breakpoint(&mut b);
     b.go();
     let frame = b.fault(vector::PF);
-    assert_eq!((frame.rip, frame.error, b.regs().cr2), (DATA + 8, Some(0x11), DATA + 8));
+    assert_eq!(
+        (frame.rip, frame.error, b.regs().cr2),
+        (DATA + 8, Some(0x11), DATA + 8)
+    );
     let mut undebugged = returning_to_data();
     undebugged.fault(vector::PF);
     assert_eq!(b.m.now(), undebugged.m.now());

@@ -163,10 +163,19 @@ fn same(a: &Machine, b: &Machine, what: &str) {
         a.read_physical(GuestPhysAddr(page << 12), &mut x);
         b.read_physical(GuestPhysAddr(page << 12), &mut y);
         if let Some(at) = (0..4096).find(|n| x[*n] != y[*n]) {
-            panic!("{what}: memory differs at {:#x}: {:#x} and {:#x}", (page << 12) + at as u64, x[at], y[at]);
+            panic!(
+                "{what}: memory differs at {:#x}: {:#x} and {:#x}",
+                (page << 12) + at as u64,
+                x[at],
+                y[at]
+            );
         }
     }
-    panic!("{what}: devices or the schedule differ\n{}\n{}", a.describe_devices(), b.describe_devices());
+    panic!(
+        "{what}: devices or the schedule differ\n{}\n{}",
+        a.describe_devices(),
+        b.describe_devices()
+    );
 }
 
 const END: u64 = 60_000;
@@ -202,7 +211,9 @@ fn single_steps_change_nothing() {
         let mut stepped = busy(vcpus);
         for end in (1000..=20_000).step_by(1000) {
             straight(&mut whole.m, end);
-            run_to(&mut stepped.m, end, || (u64::MAX, Some((CPU0, StepMode::Schedule))));
+            run_to(&mut stepped.m, end, || {
+                (u64::MAX, Some((CPU0, StepMode::Schedule)))
+            });
             same(&whole.m, &stepped.m, &format!("{vcpus} vCPUs at {end}"));
         }
     }
@@ -232,18 +243,37 @@ impl Condition for Never {
 fn breakpoints(m: &mut Machine, random: &mut Random, condition: Option<Arc<dyn Condition>>) {
     for id in 0..12 {
         let kind = match random.below(3) {
-            0 => BreakpointKind::Watch { length: 1 + random.below(64), access: AccessKind::ReadWrite },
+            0 => BreakpointKind::Watch {
+                length: 1 + random.below(64),
+                access: AccessKind::ReadWrite,
+            },
             _ => BreakpointKind::Execute,
         };
         let address = match kind {
-            BreakpointKind::Execute => [CODE, HANDLER, FAULTS, FUNCTION][random.below(4) as usize] + random.below(120),
-            _ => [DATA, BYTES + 0x100, BYTES + 0x1f00, HOLE, CODE, STACK + 0x2_0000 - 64][random.below(6) as usize],
+            BreakpointKind::Execute => {
+                [CODE, HANDLER, FAULTS, FUNCTION][random.below(4) as usize] + random.below(120)
+            }
+            _ => [
+                DATA,
+                BYTES + 0x100,
+                BYTES + 0x1f00,
+                HOLE,
+                CODE,
+                STACK + 0x2_0000 - 64,
+            ][random.below(6) as usize],
         };
         let place = match random.below(2) {
             0 => Place::Virtual(GuestVirtAddr(address)),
             _ => Place::Physical(GuestPhysAddr(address)),
         };
-        m.insert_breakpoint(BreakpointId(id), Breakpoint { place, kind, condition: condition.clone() });
+        m.insert_breakpoint(
+            BreakpointId(id),
+            Breakpoint {
+                place,
+                kind,
+                condition: condition.clone(),
+            },
+        );
     }
 }
 
@@ -273,9 +303,8 @@ fn stops_and_steps_and_breakpoints_that_come_and_go_change_nothing() {
             for round in 1..=30 {
                 breakpoints(&mut broken.m, &mut random, None);
                 run_to(&mut broken.m, END * round / 30, || {
-                    let step = (random.below(3) == 0).then(|| {
-                        (VcpuId(random.below(vcpus as u64) as u32), StepMode::Schedule)
-                    });
+                    let step = (random.below(3) == 0)
+                        .then(|| (VcpuId(random.below(vcpus as u64) as u32), StepMode::Schedule));
                     (1 + random.below(500), step)
                 });
                 for id in 0..12 {
@@ -298,7 +327,10 @@ fn writing_back_registers_and_memory_changes_nothing() {
         straight(&mut touched.m, end);
         let vcpu = VcpuId(random.below(2) as u32);
         let registers = touched.m.registers(vcpu);
-        touched.m.set_registers(vcpu, &registers).expect("its own registers");
+        touched
+            .m
+            .set_registers(vcpu, &registers)
+            .expect("its own registers");
         for address in [CODE, FUNCTION, DATA, TABLES + 0x3000] {
             let bytes = touched.read::<256>(address);
             touched.write(address, &bytes);
@@ -344,4 +376,58 @@ fn a_grandchild_and_a_child_that_writes() {
     straight(&mut parent.m, 9000);
     same(&parent.m, &grandchild, "the grandchild");
     assert_ne!(child.state_hash(), parent.m.state_hash());
+}
+
+/// Code that clears accessed and dirty bits, and changes rights, without invalidating anything: what follows depends on
+/// what a TLB holds.
+fn lazy() -> Bench {
+    let mut b = Bench::long();
+    let (one, two) = (b.pte(DATA + 0x3000), b.pte(DATA + 0x4000));
+    b.interrupt_gate(vector::PF, 0x8e, 0, FAULTS);
+    b.code_at(64, FAULTS, |a| {
+        a.inc(qword_ptr(DATA + 0x20))?;
+        a.or(byte_ptr(two), 2)?;
+        a.add(rsp, 8)?;
+        a.iretq()
+    });
+    b.code(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        for _ in 0..20 {
+            a.nop()?;
+        }
+        a.and(byte_ptr(one), 0x9f)?; // A and D
+        a.inc(qword_ptr(DATA + 0x3000))?;
+        a.mov(cl, byte_ptr(one))?;
+        a.add(r8, rcx)?;
+        a.and(byte_ptr(two), 0xfd)?; // W
+        a.inc(qword_ptr(DATA + 0x4000))?;
+        a.jmp(again)
+    });
+    b
+}
+
+#[test]
+#[ignore = "entries that the guest left stale stay until something flushes them, and debuggers, forks and saves do"]
+fn what_a_tlb_holds_depends_on_nothing_but_the_guest() {
+    let mut whole = lazy();
+    straight(&mut whole.m, 10_000);
+    let mut random = Random(5);
+    for seed in 0..6 {
+        let mut cut = lazy();
+        while cut.m.now().0 < 10_000 {
+            let end = (cut.m.now().0 + 1 + random.below(700)).min(10_000);
+            straight(&mut cut.m, end);
+            match seed % 3 {
+                0 => cut.m = cut.m.fork(),
+                1 => breakpoints(&mut cut.m, &mut random, Some(Arc::new(Never))),
+                _ => {
+                    let mut bytes = Vec::new();
+                    cut.m.save(&mut bytes).expect("a vector takes all");
+                    cut.m = Machine::restore(&mut &bytes[..]).expect("a good file");
+                }
+            }
+        }
+        same(&whole.m, &cut.m, &format!("seed {seed}"));
+    }
 }

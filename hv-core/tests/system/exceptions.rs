@@ -77,14 +77,14 @@ fn undefined_instructions_are_ud() {
     faults_at_start(f, CODE);
     assert_eq!(f.error, None);
     for bytes in [
-        &[0x0f, 0x04][..],             // no such opcode
-        &[0xf0, 0x01, 0xc0],           // LOCK with a register destination
-        &[0x8e, 0xc8],                 // MOV CS
-        &[0x06],                       // PUSH ES in 64-bit mode
-        &[0xc5, 0xf8, 0x77],           // VZEROUPPER without AVX
-        &[0x0f, 0x01, 0xc1],           // VMCALL
-        &[0x0f, 0x20, 0xc8],           // MOV from CR1
-        &[0xea, 0, 0, 0, 0, 0, 0],     // direct far JMP in 64-bit mode
+        &[0x0f, 0x04][..],         // no such opcode
+        &[0xf0, 0x01, 0xc0],       // LOCK with a register destination
+        &[0x8e, 0xc8],             // MOV CS
+        &[0x06],                   // PUSH ES in 64-bit mode
+        &[0xc5, 0xf8, 0x77],       // VZEROUPPER without AVX
+        &[0x0f, 0x01, 0xc1],       // VMCALL
+        &[0x0f, 0x20, 0xc8],       // MOV from CR1
+        &[0xea, 0, 0, 0, 0, 0, 0], // direct far JMP in 64-bit mode
     ] {
         let mut b = Bench::long();
         let f = b.raises(vector::UD, |a| a.db(bytes));
@@ -168,8 +168,16 @@ fn privileged_instructions_are_gp_0_in_ring_3() {
         let mut b = Bench::long();
         b.user();
         let f = b.raises(vector::GP, code);
-        assert_eq!((f.error, f.rip, f.cs, f.ss), (Some(0), CODE, selector::USER_CODE64, selector::USER_DATA), "{name}");
-        assert_eq!(b.regs().segments[hv_core::regs::seg::SS].selector, 0, "{name}: SS is null in ring 0");
+        assert_eq!(
+            (f.error, f.rip, f.cs, f.ss),
+            (Some(0), CODE, selector::USER_CODE64, selector::USER_DATA),
+            "{name}"
+        );
+        assert_eq!(
+            b.regs().segments[hv_core::regs::seg::SS].selector,
+            0,
+            "{name}: SS is null in ring 0"
+        );
     }
 }
 
@@ -192,7 +200,10 @@ fn umip_forbids_store_instructions_in_ring_3_only() {
                 a.sidt(ptr(DATA + 16))?;
                 a.str(word_ptr(DATA + 32))
             });
-            assert_eq!((b.u16(DATA + 16), b.u64(DATA + 18), b.u16(DATA + 32)), (0xfff, IDT, selector::TSS));
+            assert_eq!(
+                (b.u16(DATA + 16), b.u64(DATA + 18), b.u16(DATA + 32)),
+                (0xfff, IDT, selector::TSS)
+            );
         }
     }
 }
@@ -247,13 +258,21 @@ fn near_branches_to_non_canonical_addresses_fault_at_the_branch() {
         a.mov(rbx, NON_CANONICAL)?;
         a.call(rbx)
     });
-    assert_eq!((f.error, f.rip, f.rsp), (Some(0), CODE + 10, STACK), "nothing was pushed");
+    assert_eq!(
+        (f.error, f.rip, f.rsp),
+        (Some(0), CODE + 10, STACK),
+        "nothing was pushed"
+    );
     let f = Bench::long().raises(vector::GP, |a| {
         a.mov(rbx, NON_CANONICAL)?;
         a.push(rbx)?;
         a.ret()
     });
-    assert_eq!((f.error, f.rip, f.rsp), (Some(0), CODE + 11, STACK - 8), "the fault is RET's");
+    assert_eq!(
+        (f.error, f.rip, f.rsp),
+        (Some(0), CODE + 11, STACK - 8),
+        "the fault is RET's"
+    );
 }
 
 #[test]
@@ -261,11 +280,35 @@ fn segment_loads_check_type_privilege_and_presence() {
     let s = selector::FREE;
     let cases = [
         ("beyond the table", 0x1f8 | 3, 0, vector::GP, 0x1f8),
-        ("system descriptor", s, descriptor(0, 0xfff, 0x82, 0), vector::GP, s),
-        ("execute-only code", s, descriptor(0, 0xfff, 0x99, 0xa), vector::GP, s),
+        (
+            "system descriptor",
+            s,
+            descriptor(0, 0xfff, 0x82, 0),
+            vector::GP,
+            s,
+        ),
+        (
+            "execute-only code",
+            s,
+            descriptor(0, 0xfff, 0x99, 0xa),
+            vector::GP,
+            s,
+        ),
         ("not present", s, descriptor(0, 0xfff, 0x13, 0), vector::NP, s),
-        ("RPL above DPL", s | 3, descriptor(0, 0xfff, 0x93, 0), vector::GP, s),
-        ("in an absent LDT", s | 4, descriptor(0, 0xfff, 0x93, 0), vector::GP, s | 4),
+        (
+            "RPL above DPL",
+            s | 3,
+            descriptor(0, 0xfff, 0x93, 0),
+            vector::GP,
+            s,
+        ),
+        (
+            "in an absent LDT",
+            s | 4,
+            descriptor(0, 0xfff, 0x93, 0),
+            vector::GP,
+            s | 4,
+        ),
     ];
     for (name, selector, value, vector, error) in cases {
         let mut b = Bench::long();
@@ -283,10 +326,38 @@ fn stack_segment_loads_have_stricter_rules_and_ss_for_not_present() {
     let s = selector::FREE;
     let cases = [
         ("null in ring 3", 0, 0, vector::GP, 0, true),
-        ("read-only data", s, descriptor(0, 0xfff, 0x91, 0), vector::GP, s, false),
-        ("RPL differs", s | 1, descriptor(0, 0xfff, 0x93, 0), vector::GP, s, false),
-        ("DPL differs", s, descriptor(0, 0xfff, 0xb3, 0), vector::GP, s, false),
-        ("not present", s, descriptor(0, 0xfff, 0x13, 0), vector::SS, s, false),
+        (
+            "read-only data",
+            s,
+            descriptor(0, 0xfff, 0x91, 0),
+            vector::GP,
+            s,
+            false,
+        ),
+        (
+            "RPL differs",
+            s | 1,
+            descriptor(0, 0xfff, 0x93, 0),
+            vector::GP,
+            s,
+            false,
+        ),
+        (
+            "DPL differs",
+            s,
+            descriptor(0, 0xfff, 0xb3, 0),
+            vector::GP,
+            s,
+            false,
+        ),
+        (
+            "not present",
+            s,
+            descriptor(0, 0xfff, 0x13, 0),
+            vector::SS,
+            s,
+            false,
+        ),
     ];
     for (name, selector, value, vector, error, user) in cases {
         let mut b = Bench::long();
@@ -322,12 +393,48 @@ fn a_segment_load_sets_the_accessed_bit() {
 fn limits_and_types_count_in_protected_mode() {
     let s = selector::FREE;
     let cases = [
-        ("beyond the limit", descriptor(DATA as u32, 0xf, 0x93, 4), 0x0du32, true, false),
-        ("at the limit", descriptor(DATA as u32, 0xf, 0x93, 4), 0x0c, false, false),
-        ("write to read-only", descriptor(DATA as u32, 0xf, 0x91, 4), 0, true, true),
-        ("read from read-only", descriptor(DATA as u32, 0xf, 0x91, 4), 0, false, false),
-        ("below an expand-down limit", descriptor(0, 0xfff, 0x97, 4), 0xffc, true, true),
-        ("above an expand-down limit", descriptor(DATA as u32, 0xfff, 0x97, 4), 0x1000, false, true),
+        (
+            "beyond the limit",
+            descriptor(DATA as u32, 0xf, 0x93, 4),
+            0x0du32,
+            true,
+            false,
+        ),
+        (
+            "at the limit",
+            descriptor(DATA as u32, 0xf, 0x93, 4),
+            0x0c,
+            false,
+            false,
+        ),
+        (
+            "write to read-only",
+            descriptor(DATA as u32, 0xf, 0x91, 4),
+            0,
+            true,
+            true,
+        ),
+        (
+            "read from read-only",
+            descriptor(DATA as u32, 0xf, 0x91, 4),
+            0,
+            false,
+            false,
+        ),
+        (
+            "below an expand-down limit",
+            descriptor(0, 0xfff, 0x97, 4),
+            0xffc,
+            true,
+            true,
+        ),
+        (
+            "above an expand-down limit",
+            descriptor(DATA as u32, 0xfff, 0x97, 4),
+            0x1000,
+            false,
+            true,
+        ),
     ];
     for (name, value, offset, faults, write) in cases {
         let mut b = Bench::protected();
@@ -335,7 +442,11 @@ fn limits_and_types_count_in_protected_mode() {
         b.code(|a| {
             a.mov(eax, s as u32)?;
             a.mov(es, eax)?;
-            if write { a.mov(dword_ptr(offset).es(), eax)? } else { a.mov(eax, dword_ptr(offset).es())? }
+            if write {
+                a.mov(dword_ptr(offset).es(), eax)?
+            } else {
+                a.mov(eax, dword_ptr(offset).es())?
+            }
             a.out(EXIT_PORT as i32, al)
         });
         if faults {
@@ -349,7 +460,11 @@ fn limits_and_types_count_in_protected_mode() {
         a.xor(eax, eax)?;
         a.mov(gs, eax)
     });
-    assert_eq!(b.raises(vector::GP, |a| a.mov(eax, dword_ptr(DATA).gs())).error, Some(0), "a null segment");
+    assert_eq!(
+        b.raises(vector::GP, |a| a.mov(eax, dword_ptr(DATA).gs())).error,
+        Some(0),
+        "a null segment"
+    );
 }
 
 #[test]

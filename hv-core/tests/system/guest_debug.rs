@@ -1,10 +1,10 @@
 //! The guest debugs itself: TF, DR0 to DR7 (SDM vol. 3B, chapter 17), also while the debugger's side does.
 
 use crate::bench::*;
+use hv_core::GuestVirtAddr;
 use hv_core::introspect::{AccessKind, Breakpoint, BreakpointId, BreakpointKind, Place};
 use hv_core::machine::RunExit;
 use hv_core::regs::{cr4, gpr, rflags};
-use hv_core::GuestVirtAddr;
 
 const BS: u64 = 1 << 14;
 const BD: u64 = 1 << 13;
@@ -164,7 +164,7 @@ fn data_breakpoints_trap_after_the_instruction() {
         (3, 3, 0, Some(9)),  // read or write
         (1, 0, 7, Some(17)), // the last byte
         (1, 0, 8, None),
-        (3, 2, 8, None),     // 8 bytes behind
+        (3, 2, 8, None), // 8 bytes behind
         (3, 1, 6, Some(9)),
         (1, 3, 4, Some(17)),
     ] {
@@ -177,7 +177,11 @@ fn data_breakpoints_trap_after_the_instruction() {
         match next {
             Some(next) => {
                 let f = b.fault(vector::DB);
-                assert_eq!((f.rip, b.regs().dr6), (CODE + next, 0xffff_0ff4), "{rw} {len} {offset}");
+                assert_eq!(
+                    (f.rip, b.regs().dr6),
+                    (CODE + next, 0xffff_0ff4),
+                    "{rw} {len} {offset}"
+                );
                 assert_eq!(f.rflags & rflags::RF, 0);
             }
             None => b.finish(),
@@ -203,7 +207,11 @@ fn data_breakpoints_see_pushes_string_elements_and_both_pages_of_a_crossing_acce
         a.rep().stosb()?;
         a.nop()
     });
-    assert_eq!((b.fault(vector::DB).rip, b.gpr(gpr::RCX)), (CODE, 4), "after the iteration");
+    assert_eq!(
+        (b.fault(vector::DB).rip, b.gpr(gpr::RCX)),
+        (CODE, 4),
+        "after the iteration"
+    );
     let mut b = Bench::long();
     b.set(|r| (r.dr[0], r.dr7) = (DATA + 0x1000, 0x400 | watch(0, 1, 0)));
     b.code(|a| {
@@ -253,7 +261,10 @@ fn general_detect_faults_and_goes_off() {
     let mut b = Bench::long();
     b.set(|r| r.dr7 = 0x400 | 1 << 13);
     let f = b.raises(vector::DB, |a| a.mov(rax, dr0));
-    assert_eq!((f.rip, b.regs().dr6, b.regs().dr7), (CODE, 0xffff_0ff0 | BD, 0x400));
+    assert_eq!(
+        (f.rip, b.regs().dr6, b.regs().dr7),
+        (CODE, 0xffff_0ff0 | BD, 0x400)
+    );
     b.finish();
     // Any #DB clears GD.
     let mut b = Bench::long();
@@ -302,13 +313,23 @@ fn the_guests_breakpoints_and_the_debuggers_coexist() {
     });
     b.set(|r| (r.dr[0], r.dr7) = (CODE + 9, 0x400 | watch(0, 0, 0)));
     let at = |address| Place::Virtual(GuestVirtAddr(address));
-    let execute = |address| Breakpoint { place: at(address), kind: BreakpointKind::Execute, condition: None };
-    b.m.insert_breakpoint(BreakpointId(1), execute(CODE + 9));
-    b.m.insert_breakpoint(BreakpointId(2), Breakpoint {
-        place: at(DATA),
-        kind: BreakpointKind::Watch { length: 8, access: AccessKind::Write },
+    let execute = |address| Breakpoint {
+        place: at(address),
+        kind: BreakpointKind::Execute,
         condition: None,
-    });
+    };
+    b.m.insert_breakpoint(BreakpointId(1), execute(CODE + 9));
+    b.m.insert_breakpoint(
+        BreakpointId(2),
+        Breakpoint {
+            place: at(DATA),
+            kind: BreakpointKind::Watch {
+                length: 8,
+                access: AccessKind::Write,
+            },
+            condition: None,
+        },
+    );
     // The debugger's side stops first, then the guest's own breakpoint faults.
     assert!(matches!(b.run_for(100), RunExit::Stopped { .. }));
     assert_eq!(b.regs().rip, CODE + 9);
@@ -319,7 +340,10 @@ fn the_guests_breakpoints_and_the_debuggers_coexist() {
     // The handler returns to the breakpoint: the debugger's stops again, the guest's is held off by RF.
     assert!(matches!(b.run_for(100), RunExit::Stopped { .. }));
     assert_eq!(b.regs().rip, CODE + 9);
-    assert!(matches!(b.run_for(100), RunExit::Stopped { .. }), "the watchpoint");
+    assert!(
+        matches!(b.run_for(100), RunExit::Stopped { .. }),
+        "the watchpoint"
+    );
     assert_eq!(b.regs().rip, CODE + 17);
     b.finish();
 }
@@ -331,7 +355,10 @@ fn the_debuggers_steps_are_invisible_to_the_guests() {
     let mut b = Bench::long();
     b.code(code);
     b.set(|r| r.rflags |= rflags::TF);
-    let step = RunLimit { ticks: 100, step: Some((CPU0, StepMode::Alone)) };
+    let step = RunLimit {
+        ticks: 100,
+        step: Some((CPU0, StepMode::Alone)),
+    };
     let never = std::sync::atomic::AtomicBool::new(false);
     assert_eq!(b.m.run(&step, &never), RunExit::Stepped);
     // The instruction and its trap are one step.

@@ -228,7 +228,12 @@ fn hlt_without_a_timer_is_idle_for_ever_and_tells_so() {
         a.sti()?;
         a.hlt()
     });
-    assert_eq!(b.go(), RunExit::Idle { until: hv_core::Ticks::NEVER });
+    assert_eq!(
+        b.go(),
+        RunExit::Idle {
+            until: hv_core::Ticks::NEVER
+        }
+    );
 }
 
 #[test]
@@ -286,7 +291,10 @@ fn rep_instructions_are_interrupted_between_iterations_and_restart() {
     assert_eq!((f.rip, f.rflags & rflags::RF), (CODE + 10, 0));
     assert_eq!((b.gpr(gpr::RCX), b.gpr(gpr::RDI)), (900, DATA + 800));
     let f = b.fault(vector::BP);
-    assert_eq!((f.rip, b.gpr(gpr::RCX), b.m.retired()), (CODE + 14, 0, 2 + 1000 + 1 + 2 + 1));
+    assert_eq!(
+        (f.rip, b.gpr(gpr::RCX), b.m.retired()),
+        (CODE + 14, 0, 2 + 1000 + 1 + 2 + 1)
+    );
 }
 
 #[test]
@@ -295,7 +303,13 @@ fn a_restricted_stack_page_does_not_lose_an_interrupt() {
     use hv_core::introspect::PageRights;
     let mut b = bench();
     let page = GuestPhysAddr(STACK - 0x1000);
-    assert!(b.m.set_page_access(page, PageRights { write: false, ..PageRights::ALL }));
+    assert!(b.m.set_page_access(
+        page,
+        PageRights {
+            write: false,
+            ..PageRights::ALL
+        }
+    ));
     self_ipi(&mut b, 0x50);
     b.code(|a| {
         a.sti()?;

@@ -77,21 +77,33 @@ fn error_codes_tell_access_privilege_and_cause() {
         (true, Fetch, all | NX, Some(USER | PRESENT | FETCH)),
         (false, Read, all | NX, None),
         (false, Read, all | 1 << 45, Some(PRESENT | RESERVED)),
-        (true, Write, all | 1 << 51, Some(USER | PRESENT | WRITE | RESERVED)),
+        (
+            true,
+            Write,
+            all | 1 << 51,
+            Some(USER | PRESENT | WRITE | RESERVED),
+        ),
         (false, Fetch, all | 1 << 40, Some(PRESENT | FETCH | RESERVED)),
         (false, Read, 1 << 45, Some(0)),
         (true, Write, all, None),
         (true, Fetch, all, None),
     ];
     for (user, by, entry, expected) in cases {
-        assert_eq!(access(user, by, entry, none), expected, "user {user}, {by:?}, {entry:#x}");
+        assert_eq!(
+            access(user, by, entry, none),
+            expected,
+            "user {user}, {by:?}, {entry:#x}"
+        );
     }
 }
 
 #[test]
 fn without_nxe_bit_63_is_reserved_and_fetches_are_not_told() {
     let no_nx = |b: &mut Bench| b.set(|r| r.efer &= !efer::NXE);
-    assert_eq!(access(false, Read, PAGE | P | W | U | NX, no_nx), Some(PRESENT | RESERVED));
+    assert_eq!(
+        access(false, Read, PAGE | P | W | U | NX, no_nx),
+        Some(PRESENT | RESERVED)
+    );
     assert_eq!(access(true, Fetch, PAGE | P | W, no_nx), Some(USER | PRESENT));
     let smep = |b: &mut Bench| {
         b.map(HANDLERS, HANDLERS | P | W);
@@ -100,7 +112,10 @@ fn without_nxe_bit_63_is_reserved_and_fetches_are_not_told() {
             r.cr4 |= cr4::SMEP;
         });
     };
-    assert_eq!(access(true, Fetch, PAGE | P | W, smep), Some(USER | PRESENT | FETCH));
+    assert_eq!(
+        access(true, Fetch, PAGE | P | W, smep),
+        Some(USER | PRESENT | FETCH)
+    );
 }
 
 #[test]
@@ -108,7 +123,10 @@ fn without_wp_the_supervisor_writes_read_only_pages() {
     let no_wp = |b: &mut Bench| b.set(|r| r.cr0 &= !cr0::WP);
     assert_eq!(access(false, Write, PAGE | P, no_wp), None);
     assert_eq!(access(false, Write, PAGE | P | U, no_wp), None);
-    assert_eq!(access(true, Write, PAGE | P | U, no_wp), Some(USER | PRESENT | WRITE));
+    assert_eq!(
+        access(true, Write, PAGE | P | U, no_wp),
+        Some(USER | PRESENT | WRITE)
+    );
 }
 
 #[test]
@@ -120,7 +138,10 @@ fn smep_forbids_the_supervisor_to_fetch_from_user_pages() {
         }
         b.set(|r| r.cr4 |= cr4::SMEP);
     };
-    assert_eq!(access(false, Fetch, PAGE | P | W | U, smep), Some(PRESENT | FETCH));
+    assert_eq!(
+        access(false, Fetch, PAGE | P | W | U, smep),
+        Some(PRESENT | FETCH)
+    );
     assert_eq!(access(false, Fetch, PAGE | P | W, smep), None);
     assert_eq!(access(false, Read, PAGE | P | W | U, smep), None);
 }
@@ -143,12 +164,25 @@ fn smap(b: &mut Bench, ac: bool) {
 fn smap_forbids_the_supervisor_user_data_unless_ac() {
     let user_page = PAGE | P | W | U;
     assert_eq!(access(false, Read, user_page, |b| smap(b, false)), Some(PRESENT));
-    assert_eq!(access(false, Write, user_page, |b| smap(b, false)), Some(PRESENT | WRITE));
-    assert_eq!(access(false, Modify, user_page, |b| smap(b, false)), Some(PRESENT | WRITE));
-    assert_eq!(access(false, Fetch, user_page, |b| smap(b, false)), None, "that is SMEP's");
+    assert_eq!(
+        access(false, Write, user_page, |b| smap(b, false)),
+        Some(PRESENT | WRITE)
+    );
+    assert_eq!(
+        access(false, Modify, user_page, |b| smap(b, false)),
+        Some(PRESENT | WRITE)
+    );
+    assert_eq!(
+        access(false, Fetch, user_page, |b| smap(b, false)),
+        None,
+        "that is SMEP's"
+    );
     assert_eq!(access(false, Read, user_page, |b| smap(b, true)), None);
     assert_eq!(access(false, Write, user_page, |b| smap(b, true)), None);
-    assert_eq!(access(false, Write, PAGE | P | U, |b| smap(b, true)), Some(PRESENT | WRITE));
+    assert_eq!(
+        access(false, Write, PAGE | P | U, |b| smap(b, true)),
+        Some(PRESENT | WRITE)
+    );
 }
 
 #[test]
@@ -187,7 +221,14 @@ fn descriptor_loads_from_user_pages_are_implicit_and_ignore_ac() {
     let mut b = Bench::long();
     b.write_u64(PAGE + 0x10, descriptor(0, 0xfff, 0x93, 0));
     smap(&mut b, true);
-    b.set(|r| r.ldtr = Segment { selector: 0x60, base: PAGE, limit: 0xff, attributes: 0x82 });
+    b.set(|r| {
+        r.ldtr = Segment {
+            selector: 0x60,
+            base: PAGE,
+            limit: 0xff,
+            attributes: 0x82,
+        }
+    });
     let f = b.raises(vector::PF, |a| {
         a.mov(eax, 0x10 | 4)?;
         a.mov(ds, eax)
@@ -208,7 +249,12 @@ fn rights_are_those_of_all_levels_together() {
         // An address that the bench doesn't need: 1 GiB, with tables of its own.
         let mut b = Bench::long();
         let far = 0x80_4000_0000u64;
-        let tables = [TABLES + 8 * (far >> 39), 0x60_0000 + 8 * (far >> 30 & 511), 0x60_1000, 0x60_2000];
+        let tables = [
+            TABLES + 8 * (far >> 39),
+            0x60_0000 + 8 * (far >> 30 & 511),
+            0x60_1000,
+            0x60_2000,
+        ];
         let entries = [0x60_0000 | 7, 0x60_1000 | 7, 0x60_2000 | 7, DATA | 7];
         for (n, (at, entry)) in tables.into_iter().zip(entries).enumerate() {
             b.write_u64(at, if n == level { entry & !cleared } else { entry });
@@ -224,7 +270,11 @@ fn rights_are_those_of_all_levels_together() {
                 _ => a.jmp(rbx),
             }
         });
-        assert_eq!((f.error, b.regs().cr2), (expected, far), "level {level}, {cleared:#x}");
+        assert_eq!(
+            (f.error, b.regs().cr2),
+            (expected, far),
+            "level {level}, {cleared:#x}"
+        );
     }
 }
 
@@ -299,7 +349,11 @@ fn a_faulting_push_leaves_rsp_and_a_faulting_pop_to_memory_too() {
 fn a_string_instruction_faults_with_the_elements_before_done() {
     for backwards in [false, true] {
         let mut b = Bench::long();
-        let (start, hole) = if backwards { (PAGE + 0x18, PAGE - 0x1000) } else { (PAGE - 0x20, PAGE) };
+        let (start, hole) = if backwards {
+            (PAGE + 0x18, PAGE - 0x1000)
+        } else {
+            (PAGE - 0x20, PAGE)
+        };
         b.map(hole, 0);
         b.code(|a| {
             if backwards {
@@ -312,7 +366,10 @@ fn a_string_instruction_faults_with_the_elements_before_done() {
         });
         let f = b.fault(vector::PF);
         let r = b.regs();
-        assert_eq!((r.gpr[1], r.gpr[7]), (96, if backwards { PAGE - 8 } else { PAGE }));
+        assert_eq!(
+            (r.gpr[1], r.gpr[7]),
+            (96, if backwards { PAGE - 8 } else { PAGE })
+        );
         assert_eq!(b.u64(start), 0x1122_3344_5566_7788);
         assert_eq!(r.cr2, if backwards { PAGE - 8 } else { PAGE });
         // Mapped now, the instruction goes on where it was.

@@ -14,7 +14,10 @@ fn legacy() -> Bench {
     for n in 0..2u64 {
         b.write_u32(TABLES + 4 * n, (TABLES + 0x1000 * (n + 1)) as u32 | 7);
         for k in 0..1024 {
-            b.write_u32(TABLES + 0x1000 * (n + 1) + 4 * k, ((n << 22) + (k << 12)) as u32 | 7);
+            b.write_u32(
+                TABLES + 0x1000 * (n + 1) + 4 * k,
+                ((n << 22) + (k << 12)) as u32 | 7,
+            );
         }
     }
     b.set(|r| {
@@ -27,7 +30,7 @@ fn legacy() -> Bench {
 /// PAE paging: four pointers at `TABLES`, one directory of 2 MiB pages.
 fn pae() -> Bench {
     let mut b = Bench::protected();
-    b.write_u64(TABLES, TABLES + 0x1000 | 1);
+    b.write_u64(TABLES, (TABLES + 0x1000) | 1);
     for k in 0..4 {
         b.write_u64(TABLES + 0x1000 + 8 * k, k << 21 | 0x87);
     }
@@ -65,7 +68,7 @@ fn legacy_paging_maps_4_kib_pages_and_4_mib_pages_with_pse() {
     assert_eq!(b.gpr(gpr::RCX), 0x5678);
     // Without PSE the bit is ignored and the entry is a table.
     let mut b = legacy();
-    b.write_u32(TABLES + 4 * 0x200, TABLES as u32 + 0x2000 | 0x87);
+    b.write_u32(TABLES + 4 * 0x200, (TABLES as u32 + 0x2000) | 0x87);
     b.write_u32(PAGE, 0x9abc);
     b.runs(|a| a.mov(ecx, dword_ptr(0x8000_1000u32)));
     assert_eq!(b.gpr(gpr::RCX), 0x9abc);
@@ -80,8 +83,8 @@ fn legacy_paging_maps_4_kib_pages_and_4_mib_pages_with_pse() {
 #[test]
 fn pae_paging_maps_2_mib_and_4_kib_pages_and_knows_nx() {
     let mut b = pae();
-    b.write_u64(TABLES + 8 * 3, TABLES + 0x2000 | 1);
-    b.write_u64(TABLES + 0x2000 + 8 * 511, TABLES + 0x3000 | 7);
+    b.write_u64(TABLES + 8 * 3, (TABLES + 0x2000) | 1);
+    b.write_u64(TABLES + 0x2000 + 8 * 511, (TABLES + 0x3000) | 7);
     b.write_u64(TABLES + 0x3000 + 8 * 511, PAGE | 7 | NX);
     b.write_u32(PAGE + 0xffc, 0x4321);
     b.set(|r| r.cr3 = TABLES); // the pointers are loaded with CR3
@@ -94,7 +97,11 @@ fn pae_paging_maps_2_mib_and_4_kib_pages_and_knows_nx() {
     assert_eq!(f.error, Some(0x11));
     let mut b = pae();
     b.write_u64(TABLES + 0x1000 + 8 * 3, 0x60_0000 | 0x87 | 1 << 52);
-    assert_eq!(b.raises(vector::PF, |a| a.mov(ecx, dword_ptr(0x60_0000))).error, Some(9), "bit 52 is reserved");
+    assert_eq!(
+        b.raises(vector::PF, |a| a.mov(ecx, dword_ptr(0x60_0000))).error,
+        Some(9),
+        "bit 52 is reserved"
+    );
 }
 
 #[test]
@@ -102,7 +109,7 @@ fn pae_pointers_with_reserved_bits_are_gp_when_cr3_is_loaded() {
     for bits in [2u64, 4, 0x20, 0x80, 1 << 40, 1 << 63] {
         let mut b = pae();
         b.write_u64(0x60_0008, bits | 1);
-        b.write_u64(0x60_0000, TABLES + 0x1000 | 1);
+        b.write_u64(0x60_0000, (TABLES + 0x1000) | 1);
         let f = b.raises(vector::GP, |a| {
             a.mov(eax, 0x60_0000)?;
             a.mov(cr3, eax)
@@ -111,7 +118,7 @@ fn pae_pointers_with_reserved_bits_are_gp_when_cr3_is_loaded() {
     }
     let mut b = pae();
     b.write_u64(0x60_0008, 1 << 63 | 0x22);
-    b.write_u64(0x60_0000, TABLES + 0x1000 | 1);
+    b.write_u64(0x60_0000, (TABLES + 0x1000) | 1);
     b.runs(|a| {
         a.mov(eax, 0x60_0000)?;
         a.mov(cr3, eax)
@@ -166,7 +173,11 @@ fn accessed_bits_are_set_at_every_level_and_dirty_only_at_the_leaf_of_a_write() 
         let mut b = far(entries);
         b.code(|a| {
             a.mov(rbx, FAR)?;
-            if write { a.mov(ptr(rbx), rbx)? } else { a.mov(rcx, ptr(rbx))? }
+            if write {
+                a.mov(ptr(rbx), rbx)?
+            } else {
+                a.mov(rcx, ptr(rbx))?
+            }
             a.out(EXIT_PORT as i32, al)
         });
         b.finish();
@@ -229,7 +240,11 @@ fn a_read_only_page_read_by_cmpxchg_or_bt_is_not_dirtied() {
         a.mov(rax, 1u64)?;
         a.cmpxchg(qword_ptr(PAGE), rbx)
     });
-    assert_eq!(b.u64(b.pte(PAGE)) & (A | D), A | D, "CMPXCHG writes even when it fails");
+    assert_eq!(
+        b.u64(b.pte(PAGE)) & (A | D),
+        A | D,
+        "CMPXCHG writes even when it fails"
+    );
 }
 
 #[test]
@@ -290,23 +305,52 @@ fn what_invalidates_translations() {
     type Flush = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
     let flushes: [(&str, Flush, bool); 6] = [
         ("invlpg", |a| a.invlpg(byte_ptr(PAGE + 0x123)), true),
-        ("mov cr3", |a| { a.mov(rax, cr3)?; a.mov(cr3, rax) }, false),
-        ("cr4.pge toggled", |a| {
-            a.mov(rax, cr4)?;
-            a.xor(rax, 0x80)?;
-            a.mov(cr4, rax)?;
-            a.xor(rax, 0x80)?;
-            a.mov(cr4, rax)
-        }, true),
-        ("cr0.wp toggled twice", |a| {
-            a.mov(rax, cr4)?;
-            a.mov(rsi, rax)?;
-            a.xor(rax, 0x10)?;
-            a.mov(cr4, rax)?;
-            a.mov(cr4, rsi)
-        }, true),
-        ("invpcid of all with globals", |a| { a.mov(eax, 2)?; a.invpcid(rax, xmmword_ptr(DATA)) }, true),
-        ("invpcid of all but globals", |a| { a.mov(eax, 3)?; a.invpcid(rax, xmmword_ptr(DATA)) }, false),
+        (
+            "mov cr3",
+            |a| {
+                a.mov(rax, cr3)?;
+                a.mov(cr3, rax)
+            },
+            false,
+        ),
+        (
+            "cr4.pge toggled",
+            |a| {
+                a.mov(rax, cr4)?;
+                a.xor(rax, 0x80)?;
+                a.mov(cr4, rax)?;
+                a.xor(rax, 0x80)?;
+                a.mov(cr4, rax)
+            },
+            true,
+        ),
+        (
+            "cr0.wp toggled twice",
+            |a| {
+                a.mov(rax, cr4)?;
+                a.mov(rsi, rax)?;
+                a.xor(rax, 0x10)?;
+                a.mov(cr4, rax)?;
+                a.mov(cr4, rsi)
+            },
+            true,
+        ),
+        (
+            "invpcid of all with globals",
+            |a| {
+                a.mov(eax, 2)?;
+                a.invpcid(rax, xmmword_ptr(DATA))
+            },
+            true,
+        ),
+        (
+            "invpcid of all but globals",
+            |a| {
+                a.mov(eax, 3)?;
+                a.invpcid(rax, xmmword_ptr(DATA))
+            },
+            false,
+        ),
     ];
     for (name, flush, globals) in flushes {
         assert_eq!(remapped(&mut Bench::long(), flush), 2, "{name}");
@@ -339,9 +383,13 @@ fn invlpg_of_any_address_in_a_large_page_drops_all_of_it() {
         b.write_u64(0x40_1000, 1);
         b.write_u64(0x60_3000, 2);
         for k in 0..512 {
-            b.write_u64(0x60_2000 + 8 * k, 0x60_2000 + (k << 12) | 7);
+            b.write_u64(0x60_2000 + 8 * k, (0x60_2000 + (k << 12)) | 7);
         }
-        let new = if split { 0x60_2000 | 7 } else { 0x60_2000u64 & !0x1f_ffff | 0x87 };
+        let new = if split {
+            0x60_2000 | 7
+        } else {
+            0x60_2000u64 & !0x1f_ffff | 0x87
+        };
         b.write_u64(0x60_1000 & !0x1f_ffff | 0x1000, 2); // 0x60_1000 of the second mapping
         b.write_u64(0x60_1000, 0x40_0000 | 0x87);
         b.code(|a| {
@@ -384,11 +432,15 @@ fn cr3_bits_and_pcids() {
     // Setting PCIDE with a PCID in CR3, or clearing paging with PCIDE, is #GP.
     let mut b = Bench::long();
     b.set(|r| r.cr3 = TABLES | 0x18);
-    assert_eq!(b.raises(vector::GP, |a| {
-        a.mov(rax, cr4)?;
-        a.bts(rax, 17)?;
-        a.mov(cr4, rax)
-    }).error, Some(0));
+    assert_eq!(
+        b.raises(vector::GP, |a| {
+            a.mov(rax, cr4)?;
+            a.bts(rax, 17)?;
+            a.mov(cr4, rax)
+        })
+        .error,
+        Some(0)
+    );
 }
 
 #[test]
@@ -403,9 +455,9 @@ fn translations_of_another_pcid_are_not_used() {
     b.write_u64(0x60_0000, 0x60_1000 | 7);
     b.write_u64(0x60_1000, 0x60_2000 | 7);
     for n in 0..4 {
-        b.write_u64(0x60_2000 + 8 * n, 0x60_3000 + 0x1000 * n | 7);
+        b.write_u64(0x60_2000 + 8 * n, (0x60_3000 + 0x1000 * n) | 7);
     }
-    b.write_u64(0x60_3000 + 8 * (PAGE >> 12), PAGE + 0x1000 | 7);
+    b.write_u64(0x60_3000 + 8 * (PAGE >> 12), (PAGE + 0x1000) | 7);
     b.write_u64(PAGE, 1);
     b.write_u64(PAGE + 0x1000, 2);
     b.runs(|a| {
@@ -423,7 +475,12 @@ fn translations_of_another_pcid_are_not_used() {
 
 #[test]
 fn invpcid_checks_its_descriptor() {
-    for (kind, low, high) in [(4u64, 0u64, 0u64), (0, 1 << 12, 0), (0, 1, 1 << 60), (1, 1 << 63, 0)] {
+    for (kind, low, high) in [
+        (4u64, 0u64, 0u64),
+        (0, 1 << 12, 0),
+        (0, 1, 1 << 60),
+        (1, 1 << 63, 0),
+    ] {
         let mut b = Bench::long();
         b.write_u64(DATA, low);
         b.write_u64(DATA + 8, high);
@@ -456,9 +513,9 @@ fn page_tables_beyond_memory_are_a_fault_not_a_crash_of_the_engine() {
 fn page_tables_that_lie_among_code_work() {
     // The entry for PAGE sits in the same page as the running code, right behind it.
     let mut b = Bench::long();
-    b.write_u64(TABLES + 0x2000 + 8 * 3, CODE + 0x5000 | 7);
+    b.write_u64(TABLES + 0x2000 + 8 * 3, (CODE + 0x5000) | 7);
     for k in 0..512u64 {
-        b.write_u64(CODE + 0x5000 + 8 * k, 0x60_0000 + (k << 12) | 7);
+        b.write_u64(CODE + 0x5000 + 8 * k, (0x60_0000 + (k << 12)) | 7);
     }
     b.write_u64(0x60_1000, 11);
     // Code over the unused entries 0x10 on.

@@ -1,9 +1,9 @@
 //! Save and restore.
 
 use crate::bench::*;
+use hv_core::VcpuId;
 use hv_core::machine::{Machine, RestoreError, RunExit, RunLimit};
 use hv_core::regs::{Activity, gpr, rflags};
-use hv_core::VcpuId;
 use std::sync::atomic::AtomicBool;
 
 fn saved(m: &Machine) -> Vec<u8> {
@@ -19,7 +19,13 @@ fn restored(bytes: &[u8]) -> Result<Machine, RestoreError> {
 /// A machine in the middle of things: an unusual register in every group, a timer that runs, a string instruction.
 fn busy() -> Bench {
     let mut b = Bench::long_smp(2);
-    for (msr, value) in [(0x1b, 0xfee0_0d00), (0x80f, 0x1ff), (0x832, 0x40), (0x83e, 0xb), (0x838, 50_000)] {
+    for (msr, value) in [
+        (0x1b, 0xfee0_0d00),
+        (0x80f, 0x1ff),
+        (0x832, 0x40),
+        (0x83e, 0xb),
+        (0x838, 50_000),
+    ] {
         assert!(b.m.write_msr(CPU0, msr, value), "{msr:#x}");
     }
     b.code(|a| {
@@ -69,7 +75,12 @@ fn a_restored_machine_is_the_same_and_goes_on_the_same() {
         assert_eq!((copy.now(), copy.retired()), (b.m.now(), b.m.retired()));
         for _ in 0..5 {
             assert_eq!(run(&mut copy, 1234), run(&mut b.m, 1234));
-            assert_eq!(copy.state_hash(), b.m.state_hash(), "{} after {ticks}", b.m.now().0);
+            assert_eq!(
+                copy.state_hash(),
+                b.m.state_hash(),
+                "{} after {ticks}",
+                b.m.now().0
+            );
         }
         assert_eq!(saved(&copy), saved(&b.m), "saved again");
     }
@@ -88,7 +99,14 @@ fn saving_only_reads() {
 #[test]
 fn halted_shadowed_and_nmi_blocked_states_survive() {
     let mut b = busy();
-    b.set(|r| (r.activity = Activity::Halted, r.rflags |= rflags::IF, r.nmi_blocked = true).1);
+    b.set(|r| {
+        (
+            r.activity = Activity::Halted,
+            r.rflags |= rflags::IF,
+            r.nmi_blocked = true,
+        )
+            .1
+    });
     b.m.write_msr(CPU0, 0x830, 0x4400); // an NMI that waits
     run(&mut b.m, 0);
     let mut copy = restored(&saved(&b.m)).expect("a good file");
@@ -118,7 +136,9 @@ fn flipped_bits_are_found_wherever_they_are() {
     run(&mut b.m, 100);
     let good = saved(&b.m);
     // Every byte of the first part, and a sample of the rest.
-    let positions = (8..2500.min(good.len())).chain((2500..good.len()).step_by(4099)).chain(good.len() - 40..good.len());
+    let positions = (8..2500.min(good.len()))
+        .chain((2500..good.len()).step_by(4099))
+        .chain(good.len() - 40..good.len());
     for at in positions {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
@@ -142,6 +162,9 @@ fn other_versions_other_files_and_short_files_are_told_apart() {
         assert!(matches!(restored(bytes), Err(RestoreError::NotSaved)));
     }
     for length in [8, 15, 16, 100, good.len() / 2, good.len() - 33, good.len() - 1] {
-        assert!(matches!(restored(&good[..length]), Err(RestoreError::Damaged(_))), "{length}");
+        assert!(
+            matches!(restored(&good[..length]), Err(RestoreError::Damaged(_))),
+            "{length}"
+        );
     }
 }

@@ -98,7 +98,10 @@ fn one_page_of_code_at_two_addresses() {
         a.mov(dword_ptr(target + 3), 0x10)?;
         a.call(rbx)
     });
-    assert_eq!((b.gpr(6), b.gpr(7), b.gpr(0)), (target + 7, ALIAS + 7, ALIAS + 0x17));
+    assert_eq!(
+        (b.gpr(6), b.gpr(7), b.gpr(0)),
+        (target + 7, ALIAS + 7, ALIAS + 0x17)
+    );
 }
 
 #[test]
@@ -115,7 +118,10 @@ fn an_instruction_across_two_pages_changed_in_either() {
         a.mov(byte_ptr(edge + 2), 0x44)?;
         a.call(edge - 2)
     });
-    assert_eq!((b.gpr(1), b.gpr(2), b.gpr(0)), (0x0403_0201, 0x0403_0211, 0x4403_0211));
+    assert_eq!(
+        (b.gpr(1), b.gpr(2), b.gpr(0)),
+        (0x0403_0201, 0x0403_0211, 0x4403_0211)
+    );
 }
 
 #[test]
@@ -182,7 +188,7 @@ fn string_stores_and_pushes_over_code() {
         a.call(target)?;
         a.mov(ecx, eax)?;
         // push b8 xx xx xx xx c3 .. .. over it
-        a.mov(rbx, 0xc3_0000_0077_b8u64)?;
+        a.mov(rbx, 0xc300_0000_77b8u64)?;
         a.mov(rdx, rsp)?;
         a.mov(esp, target as u32 + 8)?;
         a.push(rbx)?;

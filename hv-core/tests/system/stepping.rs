@@ -8,7 +8,13 @@ use hv_core::regs::{Activity, gpr, rflags};
 use std::sync::atomic::AtomicBool;
 
 fn step_of(b: &mut Bench, vcpu: u32, mode: StepMode) -> RunExit {
-    b.m.run(&RunLimit { ticks: 1_000_000, step: Some((VcpuId(vcpu), mode)) }, &AtomicBool::new(false))
+    b.m.run(
+        &RunLimit {
+            ticks: 1_000_000,
+            step: Some((VcpuId(vcpu), mode)),
+        },
+        &AtomicBool::new(false),
+    )
 }
 
 fn step(b: &mut Bench) {
@@ -56,7 +62,13 @@ fn a_fault_is_a_step_into_its_handler_without_time() {
 #[test]
 fn an_interrupt_is_a_step_of_its_own() {
     let mut b = Bench::long();
-    for (msr, value) in [(0x1b, 0xfee0_0d00), (0x80f, 0x1ff), (0x832, 0x40), (0x83e, 0xb), (0x838, 20)] {
+    for (msr, value) in [
+        (0x1b, 0xfee0_0d00),
+        (0x80f, 0x1ff),
+        (0x832, 0x40),
+        (0x83e, 0xb),
+        (0x838, 20),
+    ] {
         assert!(b.m.write_msr(CPU0, msr, value), "{msr:#x}");
     }
     b.set(|r| r.rflags |= rflags::IF);
@@ -75,7 +87,13 @@ fn an_interrupt_is_a_step_of_its_own() {
 #[test]
 fn hlt_steps_and_then_waits_for_its_interrupt() {
     let mut b = Bench::long();
-    for (msr, value) in [(0x1b, 0xfee0_0d00), (0x80f, 0x1ff), (0x832, 0x40), (0x83e, 0xb), (0x838, 1000)] {
+    for (msr, value) in [
+        (0x1b, 0xfee0_0d00),
+        (0x80f, 0x1ff),
+        (0x832, 0x40),
+        (0x83e, 0xb),
+        (0x838, 1000),
+    ] {
         assert!(b.m.write_msr(CPU0, msr, value), "{msr:#x}");
     }
     b.code(|a| {
@@ -86,7 +104,9 @@ fn hlt_steps_and_then_waits_for_its_interrupt() {
     step(&mut b);
     assert_eq!((b.regs().rip, b.regs().activity), (CODE + 2, Activity::Halted));
     let exit = step_of(&mut b, 0, StepMode::Schedule);
-    let RunExit::Idle { until } = exit else { panic!("{exit:?}") };
+    let RunExit::Idle { until } = exit else {
+        panic!("{exit:?}")
+    };
     assert_eq!(until.0, 100);
     b.m.advance_idle(until);
     step(&mut b);
@@ -133,7 +153,10 @@ fn with_the_schedule_the_others_have_their_turns() {
     assert_eq!(b.m.registers(VcpuId(1)).gpr[0], 3);
     assert!(b.m.registers(VcpuId(0)).gpr[0] > 100);
     // The guest can't tell: the same ticks without steps give the same state.
-    let limit = RunLimit { ticks: b.m.now().0, step: None };
+    let limit = RunLimit {
+        ticks: b.m.now().0,
+        step: None,
+    };
     assert_eq!(other.run(&limit, &AtomicBool::new(false)), RunExit::Limit);
     assert_eq!(other.state_hash(), b.m.state_hash());
 }

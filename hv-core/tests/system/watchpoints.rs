@@ -14,15 +14,25 @@ const ID: BreakpointId = BreakpointId(9);
 
 fn watch(b: &mut Bench, address: u64, length: u64, access: AccessKind) {
     let place = Place::Virtual(GuestVirtAddr(address));
-    b.m.insert_breakpoint(ID, Breakpoint {
-        place,
-        kind: BreakpointKind::Watch { length, access },
-        condition: None,
-    });
+    b.m.insert_breakpoint(
+        ID,
+        Breakpoint {
+            place,
+            kind: BreakpointKind::Watch { length, access },
+            condition: None,
+        },
+    );
 }
 
 fn hit(address: u64, access: AccessKind) -> RunExit {
-    RunExit::Stopped { vcpu: CPU0, reason: StopReason::Watchpoint { id: ID, address, access } }
+    RunExit::Stopped {
+        vcpu: CPU0,
+        reason: StopReason::Watchpoint {
+            id: ID,
+            address,
+            access,
+        },
+    }
 }
 
 /// Code that reads at `DATA` (8 bytes), then writes there.
@@ -48,7 +58,11 @@ fn reads_and_writes_stop_after_the_instruction_and_name_the_first_watched_byte()
         b.code(code);
         watch(&mut b, DATA + offset, length, access);
         for (rip, at, kind) in stops {
-            assert_eq!(b.run_for(100), hit(DATA + at, kind), "{offset} {length} {access:?}");
+            assert_eq!(
+                b.run_for(100),
+                hit(DATA + at, kind),
+                "{offset} {length} {access:?}"
+            );
             assert_eq!(b.regs().rip, CODE + rip);
         }
         b.finish();
@@ -74,7 +88,11 @@ fn a_watch_is_seen_by_code_that_already_ran_and_gone_when_removed() {
     watch(&mut b, DATA + 4, 2, AccessKind::Write);
     assert_eq!(b.run_for(1000), hit(DATA + 4, AccessKind::Write));
     assert_eq!(b.regs().rip, CODE + 8);
-    assert_eq!(b.run_for(1000), hit(DATA + 4, AccessKind::Write), "the next round");
+    assert_eq!(
+        b.run_for(1000),
+        hit(DATA + 4, AccessKind::Write),
+        "the next round"
+    );
     assert!(b.m.remove_breakpoint(ID));
     assert_eq!(b.run_for(1000), RunExit::Limit);
 }
@@ -97,7 +115,12 @@ fn read_modify_write_counts_as_its_read_or_its_write() {
 #[test]
 fn an_access_across_pages_and_a_watch_across_pages() {
     let edge = DATA + 0x1000;
-    for (at, length, address) in [(edge, 1, edge), (edge - 1, 1, edge - 1), (edge + 3, 5, edge + 3), (edge - 0x800, 0x1000, edge - 4)] {
+    for (at, length, address) in [
+        (edge, 1, edge),
+        (edge - 1, 1, edge - 1),
+        (edge + 3, 5, edge + 3),
+        (edge - 0x800, 0x1000, edge - 4),
+    ] {
         let mut b = Bench::long();
         b.code(|a| {
             a.mov(rbx, edge - 4)?;
@@ -105,7 +128,11 @@ fn an_access_across_pages_and_a_watch_across_pages() {
             a.out(EXIT_PORT as i32, al)
         });
         watch(&mut b, at, length, AccessKind::Write);
-        assert_eq!(b.run_for(100), hit(address, AccessKind::Write), "{at:#x}+{length:#x}");
+        assert_eq!(
+            b.run_for(100),
+            hit(address, AccessKind::Write),
+            "{at:#x}+{length:#x}"
+        );
         b.finish();
     }
 }
@@ -200,11 +227,17 @@ fn a_physical_watch_sees_every_mapping_and_reports_physical_addresses() {
         a.mov(qword_ptr(DATA + 8), rax)?;
         a.out(EXIT_PORT as i32, al)
     });
-    b.m.insert_breakpoint(ID, Breakpoint {
-        place: Place::Physical(GuestPhysAddr(DATA + 10)),
-        kind: BreakpointKind::Watch { length: 4, access: AccessKind::ReadWrite },
-        condition: None,
-    });
+    b.m.insert_breakpoint(
+        ID,
+        Breakpoint {
+            place: Place::Physical(GuestPhysAddr(DATA + 10)),
+            kind: BreakpointKind::Watch {
+                length: 4,
+                access: AccessKind::ReadWrite,
+            },
+            condition: None,
+        },
+    );
     assert_eq!(b.run_for(100), hit(DATA + 10, AccessKind::Read));
     assert_eq!(b.run_for(100), hit(DATA + 10, AccessKind::Write));
     b.finish();
@@ -215,11 +248,17 @@ fn a_watch_in_one_address_space_only() {
     let mut b = Bench::long();
     let tables = b.read::<4096>(TABLES);
     b.write(0x60_0000, &tables);
-    b.m.insert_breakpoint(ID, Breakpoint {
-        place: Place::InAddressSpace(GuestVirtAddr(DATA), GuestPhysAddr(0x60_0000)),
-        kind: BreakpointKind::Watch { length: 4, access: AccessKind::Write },
-        condition: None,
-    });
+    b.m.insert_breakpoint(
+        ID,
+        Breakpoint {
+            place: Place::InAddressSpace(GuestVirtAddr(DATA), GuestPhysAddr(0x60_0000)),
+            kind: BreakpointKind::Watch {
+                length: 4,
+                access: AccessKind::Write,
+            },
+            condition: None,
+        },
+    );
     b.code(|a| {
         a.mov(rbx, 0x60_0000u64)?; // 10
         a.mov(qword_ptr(DATA), rdx)?; // 8
@@ -254,11 +293,17 @@ fn a_condition_is_asked_after_the_instruction() {
         a.out(EXIT_PORT as i32, al)
     });
     let condition = Arc::new(WhenRaxIs(42, AtomicU64::new(0)));
-    b.m.insert_breakpoint(ID, Breakpoint {
-        place: Place::Virtual(GuestVirtAddr(DATA)),
-        kind: BreakpointKind::Watch { length: 8, access: AccessKind::Write },
-        condition: Some(condition.clone()),
-    });
+    b.m.insert_breakpoint(
+        ID,
+        Breakpoint {
+            place: Place::Virtual(GuestVirtAddr(DATA)),
+            kind: BreakpointKind::Watch {
+                length: 8,
+                access: AccessKind::Write,
+            },
+            condition: Some(condition.clone()),
+        },
+    );
     assert_eq!(b.run_for(10_000), hit(DATA, AccessKind::Write));
     assert_eq!(b.gpr(gpr::RAX), 42);
     b.finish();
@@ -271,7 +316,10 @@ fn a_step_that_touches_a_watch_reports_the_watch() {
     b.code(code);
     watch(&mut b, DATA, 1, AccessKind::Write);
     let never = AtomicBool::new(false);
-    let step = RunLimit { ticks: 100, step: Some((CPU0, StepMode::Alone)) };
+    let step = RunLimit {
+        ticks: 100,
+        step: Some((CPU0, StepMode::Alone)),
+    };
     assert_eq!(b.m.run(&step, &never), RunExit::Stepped);
     assert_eq!(b.m.run(&step, &never), hit(DATA, AccessKind::Write));
     assert_eq!(b.m.run(&step, &never), RunExit::Stepped);

@@ -113,7 +113,8 @@ fn definition() -> clap::Command {
 fn start_log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
-        1 => "info",
+        // gdbstub tells of every packet that it doesn't know.
+        1 => "info,gdbstub=warn",
         _ => "debug",
     };
     let filter = EnvFilter::try_from_env("KDD_LOG").unwrap_or_else(|_| EnvFilter::new(level));

@@ -13,13 +13,14 @@ const FUNCTION: &str = "__x64_sys_read";
 pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
     let (mut hits, mut free) = ([vec![], vec![]], [vec![], vec![]]);
     for (n, host) in BOTH.into_iter().enumerate() {
-        let mut guest = Guest::booted(host, "cryptomgr.notests nokaslr")?;
-        let address = guest.symbol(FUNCTION)?;
         let (slow, fast) = match host {
             Host::Kdd => (200_000, 200_000),
             Host::Qemu => (2_000, 200_000),
         };
         for _ in 0..options.repeat {
+            // Anew each time: QEMU's guest stands still for ever once a gdb was killed that had a breakpoint in it.
+            let mut guest = Guest::booted(host, "cryptomgr.notests nokaslr")?;
+            let address = guest.symbol(FUNCTION)?;
             free[n].push(reads_per_second(&mut guest, fast)?);
             let script = format!(
                 "break *{address:#x} if $rdi == 0x123456789\npython print('ARMED', flush=True)\ncontinue"

@@ -21,7 +21,7 @@ mod report;
 mod step;
 mod usage;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use report::Figure;
 
 /// What the rows are told.
@@ -46,7 +46,7 @@ const ROWS: [(&str, Row); 7] = [
 /// Runs the rows that are named, or all.
 ///
 /// # Errors
-/// Unknown arguments; a guest, a debugger or a file that isn't there or doesn't answer.
+/// Unknown arguments; a guest, a debugger or a file that isn't there or doesn't answer. The other rows are shown then.
 pub fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
     let (mut json, mut options, mut wanted) = (false, Options { repeat: 3 }, Vec::new());
     for argument in arguments {
@@ -68,17 +68,24 @@ pub fn main(arguments: impl Iterator<Item = String>) -> Result<()> {
     if wanted.is_empty() {
         wanted.extend(ROWS);
     }
-    let mut figures = Vec::new();
+    let (mut figures, mut failed) = (Vec::new(), Vec::new());
     for (name, row) in wanted {
         eprintln!("bench: {name}");
-        let measured = row(&options).with_context(|| format!("row '{name}'"))?;
-        if json {
-            measured.iter().for_each(|figure| println!("{}", figure.json()));
+        match row(&options) {
+            Ok(measured) => figures.extend(measured),
+            Err(error) => {
+                eprintln!("bench: {name}: {error:#}");
+                failed.push(name);
+            }
         }
-        figures.extend(measured);
     }
-    if !json {
+    if json {
+        figures.iter().for_each(|figure| println!("{}", figure.json()));
+    } else {
         print!("{}", report::table(&figures));
+    }
+    if !failed.is_empty() {
+        bail!("no figures for: {}", failed.join(", "));
     }
     Ok(())
 }

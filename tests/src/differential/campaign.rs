@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::shrink::shrink;
 use super::state::{Event, Outcome, Stop};
 use anyhow::Result;
-use iced_x86::Code;
+use iced_x86::{Code, Mnemonic};
 use std::collections::HashMap;
 
 /// Failures described in full; further ones are only counted.
@@ -145,7 +145,7 @@ impl Campaign {
         for candidate in candidates {
             let mut built = 0;
             for _ in 0..cases {
-                let seed = rng.next();
+                let seed = rng.bits();
                 if let Some(case) = single(bits, candidate.code, seed) {
                     built += 1;
                     self.run(&case)?;
@@ -168,7 +168,7 @@ impl Campaign {
         let mut rng = Rng::new(seed);
         for candidate in candidates {
             for _ in 0..cases {
-                if let Some(case) = mangled(bits, candidate.code, rng.next()) {
+                if let Some(case) = mangled(bits, candidate.code, rng.bits()) {
                     self.run(&case)?;
                 }
             }
@@ -183,7 +183,7 @@ impl Campaign {
     pub fn sequences(&mut self, bits: u32, candidates: &[Candidate], cases: u64, seed: u64) -> Result<()> {
         let mut rng = Rng::new(seed);
         for _ in 0..cases {
-            let case = sequence(bits, candidates, rng.next());
+            let case = sequence(bits, candidates, rng.bits());
             self.run(&case)?;
         }
         Ok(())
@@ -230,7 +230,10 @@ pub fn sequence(bits: u32, candidates: &[Candidate], seed: u64) -> Case {
     for number in 0..length {
         builder.last = number + 1 == length;
         let code = rng.pick(candidates).code;
-        if known::is_exact(code) {
+        // What always faults ends a sequence.
+        let faults =
+            code.op_code().is_privileged() || matches!(code.mnemonic(), Mnemonic::Ud1 | Mnemonic::Ud2);
+        if known::is_exact(code) && (builder.last || !faults) {
             builder.push_with_landing(code);
         }
     }
@@ -246,10 +249,11 @@ pub fn by_id(id: &str, candidates: impl Fn(u32) -> Vec<Candidate>) -> Option<Cas
     if what == "sequence" {
         return Some(sequence(bits, &candidates(bits), seed));
     }
-    let (name, make): (&str, fn(u32, Code, u64) -> Option<Case>) = match what.strip_prefix("mangled-") {
-        Some(name) => (name, mangled),
-        None => (what, single),
-    };
+    let name = what.trim_start_matches("mangled-");
     let code = Code::values().find(|code| format!("{code:?}") == name)?;
-    make(bits, code, seed)
+    if name == what {
+        single(bits, code, seed)
+    } else {
+        mangled(bits, code, seed)
+    }
 }

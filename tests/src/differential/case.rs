@@ -54,7 +54,7 @@ fn pool() -> &'static [u8] {
             let word = match rng.below(4) {
                 0 => rng.interesting(),
                 1 => rng.interesting_double(),
-                _ => rng.next(),
+                _ => rng.bits(),
             };
             bytes.extend_from_slice(&word.to_le_bytes());
         }

@@ -263,7 +263,7 @@ impl Builder {
             let value = if self.rng.chance(70) {
                 self.rng.below(70)
             } else {
-                self.rng.next()
+                self.rng.bits()
             };
             if self.known[1].is_none() || !self.used[1] {
                 self.force(1, value);
@@ -337,7 +337,7 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
     let base = |rng: &mut Rng| match (bits, rng.below(3)) {
         (32, _) | (_, 0) => 0,
         (_, 1) => rng.below(1 << 16) * 16,
-        _ => rng.next() & 0x7fff_ffff_f000,
+        _ => rng.bits() & 0x7fff_ffff_f000,
     };
     let data = selector::USER_DATA;
     // Most code lies within a page; some crosses.
@@ -347,9 +347,9 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
         0x100 + rng.below(0x800)
     };
     let mut st = std::array::from_fn(|_| rng.interesting_extended());
-    let ftw = if rng.chance(20) { rng.next() as u8 } else { 0 };
+    let ftw = if rng.chance(20) { rng.bits() as u8 } else { 0 };
     let top = rng.below(8) as u16;
-    let conditions = rng.next() as u16 & 0x4700;
+    let conditions = rng.bits() as u16 & 0x4700;
     let fsw = if ftw == 0 { 0 } else { top << 11 | conditions };
     if ftw == 0 {
         st = [0; 8];
@@ -374,12 +374,12 @@ fn start_state(bits: u32, rng: &mut Rng) -> State {
         mxcsr: if rng.chance(60) {
             0x1f80
         } else {
-            (rng.next() as u32 & 0xe07f) | 0x1f80
+            (rng.bits() as u32 & 0xe07f) | 0x1f80
         },
         fcw: if rng.chance(60) {
             0x37f
         } else {
-            0x7f | (rng.next() as u16 & 0xf00)
+            0x7f | (rng.bits() as u16 & 0xf00)
         },
         fsw,
         ftw,

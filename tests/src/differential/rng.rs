@@ -11,7 +11,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Rng {
 
     /// Less than `n`.
     pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
+        self.bits() % n.max(1)
     }
 
     /// True in `percent` of a hundred cases.
@@ -47,12 +47,12 @@ impl Rng {
             5 => self.below(130),
             6 => (self.below(130)).wrapping_neg() & ones,
             7 => 1 << self.below(width as u64),
-            8 => self.next() & self.next() & ones,
-            _ => self.next(),
+            8 => self.bits() & self.bits() & ones,
+            _ => self.bits(),
         };
         match self.below(8) {
             // Other bits above a narrow value.
-            0 => value | (self.next() & !ones),
+            0 => value | (self.bits() & !ones),
             1 => value | !ones,
             _ => value,
         }
@@ -102,7 +102,7 @@ impl Rng {
                 let mut float = || ((self.below(2000) as f32 - 1000.0) / 8.0).to_bits() as u64;
                 float() | float() << 32
             }
-            _ => self.next(),
+            _ => self.bits(),
         }
     }
 
@@ -126,14 +126,14 @@ impl Rng {
         ];
         let (high, low) = match self.below(5) {
             0 => self.pick(&VALUES),
-            1 => (self.next() as u16, self.next()),
+            1 => (self.bits() as u16, self.bits()),
             2 => (
                 0x3fff + self.below(70) as u16,
-                self.next() << self.below(64) | 1 << 63,
+                self.bits() << self.below(64) | 1 << 63,
             ),
             _ => (
-                0x3fff - 8 + self.below(16) as u16 | (self.below(2) as u16) << 15,
-                self.next() | 1 << 63,
+                (0x3fff - 8 + self.below(16) as u16) | ((self.below(2) as u16) << 15),
+                self.bits() | 1 << 63,
             ),
         };
         (high as u128) << 64 | low as u128

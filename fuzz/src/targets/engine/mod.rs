@@ -49,11 +49,27 @@ fn run_to(machine: &mut Machine, end: u64, next: &mut dyn FnMut(&mut Machine) ->
     let never = AtomicBool::new(false);
     let mut exit = None;
     let mut idle = 0;
+    // For those who look into a failure.
+    let trace = std::env::var_os("KDD_FUZZ_TRACE").is_some();
     while machine.now().0 < end {
         let mut limit = next(machine);
         limit.ticks = limit.ticks.min(end - machine.now().0);
         let before = machine.now();
-        match machine.run(&limit, &never) {
+        let ended = machine.run(&limit, &never);
+        if trace {
+            let r = machine.registers(VcpuId(0));
+            let mut bytes = [0; 8];
+            machine.read_physical(GuestPhysAddr(r.segments[1].base.wrapping_add(r.rip)), &mut bytes);
+            eprintln!(
+                "{} {limit:?} {ended:?}: rip {:x} {bytes:02x?} flags {:x} cr2 {:x} rsp {:x}",
+                machine.now().0,
+                r.rip,
+                r.rflags,
+                r.cr2,
+                r.gpr[4]
+            );
+        }
+        match ended {
             RunExit::Limit | RunExit::Interrupted => {
                 assert!(machine.now().0 >= before.0 + limit.ticks || limit.ticks == 0, "a limit that is none");
             }
@@ -102,7 +118,9 @@ impl Debugger {
             1 => Place::Physical(GuestPhysAddr(address)),
             _ => Place::InAddressSpace(GuestVirtAddr(address), GuestPhysAddr(machine.registers(VcpuId(0)).cr3 & !0xfff)),
         };
-        match self.random.below(12) {
+        // A guest that changes its page tables and forgets INVLPG may tell by a TLB that was emptied meanwhile.
+        let translated = machine.registers(VcpuId(0)).cr0 & hv_core::regs::cr0::PG != 0;
+        match self.random.below(if translated { 3 } else { 12 }) {
             0..=2 => self.insert(machine, Breakpoint { place, kind: BreakpointKind::Execute, condition: None }),
             3 | 4 => {
                 let length = (1 << self.random.below(14)).min(u64::MAX - address).max(1);
@@ -163,6 +181,13 @@ pub fn run(data: &[u8]) {
     let mut pieces = whole.fork();
     let mut debugged = whole.fork();
     let mut wild = whole.fork();
+    if std::env::var_os("KDD_FUZZ_TRACE").is_some()
+        && let Some((tick, a, b)) = first_difference(&mut whole.fork(), end)
+    {
+        eprintln!("the first difference is at tick {tick}");
+        let state = |machine: &Machine| End { exit: None, now: machine.now(), hash: machine.state_hash() };
+        assert_same(&state(&a), &state(&b), &a, &b, "stepped");
+    }
 
     let expected = run_to(&mut whole, end, &mut |_| RunLimit { ticks: u64::MAX, step: None });
     let mut hand = Debugger { random: Random::new(seed, 1), breakpoints: 0 };
@@ -175,6 +200,23 @@ pub fn run(data: &[u8]) {
     });
     assert_same(&expected, &got, &whole, &debugged, "with a debugger");
     run_wild(&mut wild, end, seed);
+}
+
+/// The first tick up to which a run at once and a stepped one differ; for those who look into a failure.
+fn first_difference(start: &mut Machine, end: u64) -> Option<(u64, Machine, Machine)> {
+    let mut stepped = start.fork();
+    for tick in 1..=end {
+        let mut whole = start.fork();
+        let a = run_to(&mut whole, tick, &mut |_| RunLimit { ticks: u64::MAX, step: None });
+        let b = run_to(&mut stepped, tick, &mut |_| RunLimit {
+            ticks: 1,
+            step: Some((VcpuId(0), StepMode::Schedule)),
+        });
+        if a != b {
+            return Some((tick, whole, stepped));
+        }
+    }
+    None
 }
 
 fn assert_same(expected: &End, got: &End, whole: &Machine, other: &Machine, how: &str) {

@@ -320,7 +320,7 @@ pub fn damage_registers(r: &mut Registers, input: &mut Input<'_>) {
         24 => r.mxcsr = value & 0xffff,
         25 => (r.x87.fcw, r.x87.fsw, r.x87.ftw) = (value as u16, (value >> 16) as u16, (value >> 8) as u16),
         26 => r.x87.r[number] = u128::from(edge) << (value >> 16 & 63) | u128::from(value),
-        27 => r.xmm[value as usize % 16] = u128::from(edge) * 0x1_0000_0001_0000_0001,
+        27 => r.xmm[value as usize % 16] = u128::from(edge) << 64 | u128::from(!edge),
         28 => r.msrs.star = edge,
         29 => r.ldtr.attributes ^= 1 << (value & 16),
         30 => r.interrupt_shadow = !r.interrupt_shadow,

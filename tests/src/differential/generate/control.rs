@@ -90,7 +90,7 @@ impl Builder {
                     Code::Retfq | Code::Retfq_imm16 | Code::Iretq => 8,
                     _ => 4,
                 };
-                let rflags = (self.rng.next() & 0x24_4cd5) | 2;
+                let rflags = (self.rng.bits() & 0x24_4cd5) | 2;
                 let stack = rsp.wrapping_add(0x40);
                 let words = [
                     target,

@@ -43,7 +43,7 @@ pub fn mangled(bits: u32, code: Code, seed: u64) -> Option<Case> {
         bytes[at] ^= 1 << rng.below(8);
     }
     // Room for an instruction that became longer: its last bytes are these.
-    let tail = rng.next().to_le_bytes();
+    let tail = rng.bits().to_le_bytes();
     let mut fetched = bytes.clone();
     fetched.extend_from_slice(&tail);
     let mut decoder = Decoder::with_ip(bits, &fetched, line.instruction.ip(), DecoderOptions::NONE);
@@ -77,14 +77,19 @@ pub fn mangled(bits: u32, code: Code, seed: u64) -> Option<Case> {
     Some(builder.finish(format!("{bits}/mangled-{code:?}/{seed:#x}")))
 }
 
-/// Whether bytes that mean nothing to the model may mean something to a newer host: those of VEX and EVEX. And AMD lets LOCK
-/// go with the group of 0F 00.
+/// Whether bytes that mean nothing to the model may mean something to the host: those of VEX, EVEX and XOP; and
+/// AMD lets LOCK go with the group of 0F 00, takes it for CR8 with a move of CR0, and has
+/// instructions of its own in the groups of 0F 01 and 0F C7.
 fn newer(bytes: &[u8]) -> bool {
     bytes
         .iter()
         .take(8)
-        .any(|byte| matches!(byte, 0x62 | 0xc4 | 0xc5))
-        || (bytes.contains(&0xf0) && bytes.windows(2).any(|pair| pair == [0x0f, 0]))
+        .any(|byte| matches!(byte, 0x62 | 0x8f | 0xc4 | 0xc5))
+        || (bytes.contains(&0xf0)
+            && bytes
+                .windows(2)
+                .any(|pair| pair[0] == 0x0f && matches!(pair[1], 0 | 0x20 | 0x22)))
+        || bytes.windows(2).any(|pair| matches!(pair, [0x0f, 0x01 | 0xc7]))
 }
 
 /// Whether the result of an instruction with any operands is certain.
@@ -107,7 +112,7 @@ fn comparable(i: &Instruction, bits: u32, rcx: u64) -> bool {
             i.mnemonic(),
             M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Retf | M::Iret | M::Iretd | M::Iretq | M::Popa | M::Popad
         )
-        && !matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Lsl)
+        && !matches!(i.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd | M::Lsl | M::Bound)
         && !(i.mnemonic() == M::Int && i.immediate8() == 0x80)
         // AMD lets F2h and F3h choose the condition of LOOPcc.
         && !matches!(i.mnemonic(), M::Loope | M::Loopne)

@@ -293,10 +293,10 @@ impl Builder {
         let second = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq) && register == 6;
         if second || matches!(i.mnemonic(), M::Maskmovq | M::Maskmovdqu) {
             // Which operand of CMPS is read first, and whether a masked byte may fault, is the CPU's own affair.
-            target = DATA.start + 0x800 + self.rng.below(0x800);
+            target = DATA.start + 0x800 + self.rng.below(0x100) * 8;
         }
         if narrow && long {
-            target = target & 0xffff_ffff | self.rng.next() << 32;
+            target = target & 0xffff_ffff | self.rng.bits() << 32;
         }
         self.force(register, target);
         narrow
@@ -315,7 +315,9 @@ impl Builder {
             start + (rng.below(length - size.min(length - 1)) & !(align - 1))
         };
         let across = |rng: &mut super::Rng, border: u64| border - rng.below(size + 1);
-        match self.rng.below(100) {
+        // A fault ends a sequence: there they are rare.
+        let kinds = if self.last || self.rng.chance(10) { 100 } else { 82 };
+        match self.rng.below(kinds) {
             0..72 => into(&mut self.rng, DATA.start + 0x800, 0x1000),
             72..82 => across(&mut self.rng, DATA.start + 0x1000),
             82..86 => into(&mut self.rng, READ_ONLY.start, READ_ONLY.len() as u64),
@@ -327,8 +329,8 @@ impl Builder {
             96 => self.rng.below(0x1_0000),
             97 if self.bits == 64 => across(&mut self.rng, 1 << 47),
             98 if self.bits == 64 => 0xffff_8000_0000_0000 - self.rng.below(size + 1),
-            _ if self.bits == 64 => self.rng.next(),
-            _ => self.rng.next() & 0xffff_ffff,
+            _ if self.bits == 64 => self.rng.bits(),
+            _ => self.rng.bits() & 0xffff_ffff,
         }
     }
 
@@ -340,8 +342,10 @@ impl Builder {
             size => size.size().min(512),
         };
         let mut target = self.target(size);
-        if size >= 10 && size != 16 || is_far_pointer(i.memory_size()) {
-            // Where in a large operand a fault is met first is the CPU's own affair.
+        let indirect = matches!(i.mnemonic(), M::Call | M::Jmp);
+        if size >= 10 && size != 16 || indirect || is_far_pointer(i.memory_size()) {
+            // Where in a large operand a fault is met first is the CPU's own affair, and whether a CALL's push or its
+            // target is.
             target = DATA.start + 0x800 + self.rng.below(0x40) * 16;
         }
         self.prepare_memory(i, target);
@@ -392,17 +396,19 @@ impl Builder {
     fn displacement(&mut self) -> i64 {
         match self.rng.below(4) {
             0 => 0,
-            1 => self.rng.next() as i8 as i64,
+            1 => self.rng.bits() as i8 as i64,
             2 => self.rng.interesting() as i8 as i64,
-            _ => self.rng.next() as i32 as i64,
+            _ => self.rng.bits() as i32 as i64,
         }
     }
 
     /// A base register that is not `not`.
-    fn base_register(&mut self, not: Option<usize>) -> usize {
+    fn base_register(&mut self, i: &Instruction, not: Option<usize>) -> usize {
+        let far_call = i.is_call_far_indirect();
         loop {
             let number = self.rng.below(self.registers()) as usize;
-            if Some(number) != not && (number != 4 || self.rng.chance(20)) {
+            // Not RSP for a far call: which mode's stack it pushes to is not the same everywhere.
+            if Some(number) != not && (number != 4 || (!far_call && self.rng.chance(20))) {
                 return number;
             }
         }
@@ -425,21 +431,21 @@ impl Builder {
             22..32 if target >> 32 == 0 => {
                 // A 32-bit address.
                 let (index, scale, displacement) = (self.index(), self.scale(), self.displacement() as i32);
-                let base = self.base_register(index);
+                let base = self.base_register(i, index);
                 let mut rest = (target as u32).wrapping_sub(displacement as u32);
                 if let Some(index) = index {
                     rest = rest.wrapping_sub((self.value_of(index) as u32).wrapping_mul(scale));
                     i.set_memory_index(Register::EAX + index as u32);
                     i.set_memory_index_scale(scale);
                 }
-                let high = self.rng.next() << 32;
+                let high = self.rng.bits() << 32;
                 self.force(base, high | rest as u64);
                 i.set_memory_base(Register::EAX + base as u32);
                 i.set_memory_displacement64(displacement as u32 as u64);
             }
             _ => {
                 let (index, scale, displacement) = (self.index(), self.scale(), self.displacement());
-                let base = self.base_register(index);
+                let base = self.base_register(i, index);
                 let mut rest = target.wrapping_sub(displacement as u64);
                 if let Some(index) = index {
                     rest = rest.wrapping_sub(self.value_of(index).wrapping_mul(scale as u64));
@@ -463,7 +469,7 @@ impl Builder {
             return Some(());
         }
         let (index, scale, displacement) = (self.index(), self.scale(), self.displacement() as i32);
-        let base = self.base_register(index);
+        let base = self.base_register(i, index);
         let mut rest = target.wrapping_sub(displacement as u32);
         if let Some(index) = index {
             rest = rest.wrapping_sub((self.value_of(index) as u32).wrapping_mul(scale));
@@ -515,7 +521,7 @@ impl Builder {
                 )
             });
             let high = if narrow && self.rng.chance(50) {
-                self.rng.next() << 32
+                self.rng.bits() << 32
             } else {
                 0
             };
@@ -532,13 +538,15 @@ impl Builder {
         };
         match i.mnemonic() {
             M::Bt | M::Bts | M::Btr | M::Btc if i.op0_kind() == OpKind::Memory => {
-                if let Some(register) = second
-                    && self.rng.chance(85)
-                    && gpr_number(i.memory_base()) != Some(register)
+                let Some(register) = second else { return };
+                if gpr_number(i.memory_base()) != Some(register)
                     && gpr_number(i.memory_index()) != Some(register)
                 {
                     let bit = (self.rng.below(2048) as i64 - 1024) as u64;
                     self.force(register, bit);
+                } else if i.has_segment_prefix() {
+                    // Far away and with a base: see `segment`.
+                    i.set_segment_prefix(Register::None);
                 }
             }
             M::Div | M::Idiv if self.rng.chance(70) => {
@@ -565,7 +573,7 @@ impl Builder {
                 if let Some(n) = selector_source
                     && i.op_kind(n) == OpKind::Register
                     && let Some(register) = gpr_number(i.op_register(n))
-                    && self.rng.chance(85)
+                    && (i.mnemonic() == M::Lsl || self.rng.chance(85))
                 {
                     let value = self.rng.pick(&SELECTORS) as u64 | self.rng.interesting() << 16;
                     self.force(register, value);
@@ -618,7 +626,7 @@ impl Builder {
                 self.patch(target.wrapping_add(offset), &value.to_le_bytes());
             }
             M::Ldmxcsr if self.rng.chance(80) => {
-                let value = self.rng.next() as u32 & 0xffff;
+                let value = self.rng.bits() as u32 & 0xffff;
                 self.patch(target, &value.to_le_bytes());
             }
             _ => {}

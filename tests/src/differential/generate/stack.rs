@@ -17,12 +17,13 @@ impl Builder {
         {
             let good =
                 self.known[4].is_some_and(|rsp| (STACK.start + 0x400..STACK.end() - 0x400).contains(&rsp));
-            // Far returns read their words in an order that is the CPU's own, and POPA may be half done: they must not fault.
-            let far = matches!(
+            // Far returns read their words in an order that is the CPU's own, POPA may be half done, and CALL may push before
+            // it looks at its target: they must not fault.
+            let whole = matches!(
                 info.mnemonic(),
-                M::Popa | M::Popad | M::Retf | M::Iret | M::Iretd | M::Iretq
+                M::Call | M::Popa | M::Popad | M::Retf | M::Iret | M::Iretd | M::Iretq
             );
-            if self.rng.chance(10) && !far {
+            if self.rng.chance(10) && !whole {
                 let edge = self.rng.pick(&[STACK.start, STACK.start + 0x1000, STACK.end()]);
                 let mut rsp = edge + self.rng.below(24);
                 rsp -= self.rng.below(24);
