@@ -174,11 +174,15 @@ fn a_reboot_boots_again() {
 }
 
 #[test]
-fn a_panic_is_a_crash_and_says_so() {
+fn a_kernel_that_panics_can_be_looked_at_and_reset() {
     let Some(snapshot) = one_vcpu() else { return };
     let mut service = snapshot.service();
     service.console().types("echo c >/proc/sysrq-trigger\r");
-    service.console().shows("Kernel panic - not syncing", LIMIT);
+    service.console().shows("end Kernel panic - not syncing", LIMIT);
+    let registers = service.kdd(&["regs", "vm", "--json"]).done().json();
+    assert_eq!(registers["mode"], "long");
+    service.kdd(&["reset", "vm"]).done();
+    service.console().shows("Linux version", LIMIT);
 }
 
 #[test]

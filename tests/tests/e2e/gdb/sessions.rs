@@ -171,6 +171,42 @@ fn extended_remote_can_restart_the_guest() {
 }
 
 #[test]
+fn a_crashed_guest_can_be_looked_at_and_then_ends_with_status_1() {
+    let Some((snapshot, mut service, mut gdb)) = attached() else {
+        return;
+    };
+    // The next interrupt finds no handler, nor does the fault of that, nor the double fault.
+    gdb.run("set $idtr_limit = 0");
+    let stop = gdb.resume();
+    assert!(
+        stop.contains("SIGSEGV") && stop.contains("crashed: triple fault"),
+        "{stop}"
+    );
+    assert_eq!(gdb.value("$idtr_limit"), 0);
+    assert!(
+        gdb.run(&format!("x/s {:#x}", snapshot.symbol("linux_banner")))
+            .contains("Linux version")
+    );
+    let info = service.info("vm");
+    assert_eq!(info["state"], "crashed");
+    assert!(
+        info["crash"]
+            .as_str()
+            .is_some_and(|why| why.contains("triple fault")),
+        "{info}"
+    );
+    assert!(gdb.resume().contains("SIGSEGV"), "it stays crashed");
+    gdb.detach();
+    assert_eq!(service.ended(LIMIT).code(), Some(1));
+    let last = service.log().text_from(0);
+    let last = last.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("kdd: domain 'vm': it crashed: triple fault"),
+        "{last}"
+    );
+}
+
+#[test]
 fn a_guest_that_powers_off_has_exited() {
     let Some((_, mut service, mut gdb)) = attached() else {
         return;
