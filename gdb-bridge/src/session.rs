@@ -25,6 +25,7 @@ use crate::resume::Plan;
 use crate::stub::{Outcome, Stop, Stub};
 use introspect::{Target, TargetEvent};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// When this much waits to be sent, no further packet is taken.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -45,6 +46,8 @@ pub struct GdbSession {
     plan: Option<Plan>,
     /// The last stop was the client's own Ctrl-C.
     interrupted: bool,
+    /// When a Ctrl-C came that crossed a stop reply.
+    missed: Option<Instant>,
     /// A breakpoint that was hit just before that.
     overtaken: Option<Stop>,
     /// Another debugger's stops were noted already since the guest was resumed.
@@ -88,6 +91,7 @@ impl GdbSession {
             last: Vec::new(),
             plan: None,
             interrupted: false,
+            missed: None,
             overtaken: None,
             noted: false,
             closed: false,

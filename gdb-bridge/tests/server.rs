@@ -95,7 +95,12 @@ async fn a_thousand_connections_are_mostly_closed_at_once() {
             }
         }
     };
-    assert_eq!(tokio::time::timeout(PATIENCE, served).await.expect("served in time"), [b'+']);
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, served)
+            .await
+            .expect("served in time"),
+        [b'+']
+    );
 }
 
 #[tokio::test]

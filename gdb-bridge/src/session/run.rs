@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// How long stepping goes on before input is looked at again.
 const SLICE: Duration = Duration::from_millis(2);
 
+/// A client that resumes the guest so soon after a Ctrl-C was not told to by its user.
+const MISSED: Duration = Duration::from_secs(1);
+
 /// Bytes of text in one packet.
 const MOST_SAID: usize = 4096;
 
@@ -33,6 +36,9 @@ impl GdbSession {
         self.interrupted = false;
         self.noted = false;
         self.plan = Some(plan);
+        if self.missed.take().is_some_and(|at| at.elapsed() < MISSED) {
+            return self.interrupt();
+        }
         if let Some(stop) = self.overtaken.take()
             && self.plan == Some(Plan::Continue)
         {
@@ -159,14 +165,17 @@ impl GdbSession {
         match reason {
             StopReason::Breakpoint { ids, .. } => {
                 let mine = ids.iter().find_map(|id| self.guest.breakpoints.kind_of(*id));
-                mine.map_or(Stop::Signal(SIGTRAP, vcpu), |kind| self.breakpoint(vcpu, kind))
+                match mine {
+                    Some(kind) => self.breakpoint(vcpu, kind),
+                    None => self.anothers(vcpu, "breakpoint"),
+                }
             }
             StopReason::Watchpoint { id, address, .. } => {
                 let kind = match self.guest.breakpoints.kind_of(*id) {
                     Some(Kind::Write) => WatchKind::Write,
                     Some(Kind::Read) => WatchKind::Read,
                     Some(Kind::Access) => WatchKind::ReadWrite,
-                    _ => return Stop::Signal(SIGTRAP, vcpu),
+                    _ => return self.anothers(vcpu, "watchpoint"),
                 };
                 Stop::Watch {
                     vcpu,
@@ -183,6 +192,12 @@ impl GdbSession {
         }
     }
 
+    /// A stop that another debugger asked for.
+    fn anothers(&mut self, vcpu: VcpuId, what: &str) -> Stop {
+        self.say(&format!("the guest is at a {what} of another debugger\n"));
+        Stop::Signal(SIGTRAP, vcpu)
+    }
+
     fn crashed(&mut self, reason: &CrashReason) -> Stop {
         self.say(&format!(
             "the guest crashed: {reason}; it can be looked at, or reset with R or monitor reset\n"
@@ -194,9 +209,11 @@ impl GdbSession {
         Stop::Signal(SIGSEGV, vcpu)
     }
 
-    /// Ctrl-C. While the guest is stopped it means nothing: it crossed a stop reply on the way.
+    /// Ctrl-C. While the guest is stopped it crossed a stop reply on the way: if that was one from which the client
+    /// goes on by itself (a false condition of its own, a `finish` in another frame) it shall stop all the same.
     pub(super) fn interrupt(&mut self) {
         if self.plan.is_none() {
+            self.missed = Some(Instant::now());
             return;
         }
         self.guest.hold();
