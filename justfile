@@ -20,6 +20,10 @@ lint:
     cargo fmt --all
     cargo clippy --workspace --all-targets
 
+# Measure speed and size; arguments are rows
+bench *arguments:
+    setup/bench.sh {{arguments}}
+
 # The API documentation, in the browser
 doc:
     cargo doc --workspace --no-deps --open

@@ -181,6 +181,13 @@ impl Table {
         self.by_id.get(&id).map(|key| key.kind)
     }
 
+    /// Whether the client has an execution breakpoint by this address.
+    pub fn is_known_at(&self, kind: Kind, address: u64) -> bool {
+        self.entries
+            .keys()
+            .any(|key| key.kind == kind && key.address == address)
+    }
+
     /// The execution breakpoint of ours that the vCPU is at, its condition being true. A step doesn't stop at
     /// the breakpoint it ends on, so whoever goes on stepping must look.
     pub fn hit(&self, target: &Target, vcpu: VcpuId, registers: &Registers) -> Option<Kind> {

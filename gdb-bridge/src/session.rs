@@ -46,8 +46,8 @@ pub struct GdbSession {
     plan: Option<Plan>,
     /// The last stop was the client's own Ctrl-C.
     interrupted: bool,
-    /// When a Ctrl-C came that crossed a stop reply.
-    missed: Option<Instant>,
+    /// A Ctrl-C that came while the guest was stopped, and when.
+    late: Option<Instant>,
     /// A breakpoint that was hit just before that.
     overtaken: Option<Stop>,
     /// Another debugger's stops were noted already since the guest was resumed.
@@ -91,7 +91,7 @@ impl GdbSession {
             last: Vec::new(),
             plan: None,
             interrupted: false,
-            missed: None,
+            late: None,
             overtaken: None,
             noted: false,
             closed: false,

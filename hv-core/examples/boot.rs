@@ -8,8 +8,15 @@ use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let kernel = std::fs::read(args.first().ok_or("usage: boot KERNEL [INITRD [COMMAND-LINE [VCPUS [MODEL]]]]")?)?;
-    let initrd = args.get(1).filter(|a| !a.is_empty()).map(std::fs::read).transpose()?;
+    let kernel = std::fs::read(
+        args.first()
+            .ok_or("usage: boot KERNEL [INITRD [COMMAND-LINE [VCPUS [MODEL]]]]")?,
+    )?;
+    let initrd = args
+        .get(1)
+        .filter(|a| !a.is_empty())
+        .map(std::fs::read)
+        .transpose()?;
     let command_line = args.get(2).cloned().unwrap_or_else(|| "console=ttyS0".into());
     let vcpus = args.get(3).map_or(Ok(1), |n| n.parse())?;
     let mut machine = Machine::new(&MachineConfig {
@@ -18,15 +25,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
         cpu_model: args.get(4).cloned().unwrap_or_default(),
         debug_exit: None,
-        guest: GuestImage::Linux { kernel: kernel.into(), initrd: initrd.map(Into::into), command_line },
+        guest: GuestImage::Linux {
+            kernel: kernel.into(),
+            initrd: initrd.map(Into::into),
+            command_line,
+        },
     })?;
     let until = std::env::var("UNTIL").unwrap_or_else(|_| "~ # ".into());
-    let limit: u64 = std::env::var("LIMIT").ok().and_then(|l| l.parse().ok()).unwrap_or(4_000_000_000);
+    let limit: u64 = std::env::var("LIMIT")
+        .ok()
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(4_000_000_000);
     let start = Instant::now();
     let never = AtomicBool::new(false);
     let mut seen = Vec::new();
     let end = loop {
-        let exit = machine.run(&RunLimit { ticks: 2_000_000, step: None }, &never);
+        let exit = machine.run(
+            &RunLimit {
+                ticks: 2_000_000,
+                step: None,
+            },
+            &never,
+        );
         let out = machine.take_console_output(0);
         std::io::stdout().write_all(&out)?;
         std::io::stdout().flush()?;
@@ -47,7 +67,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("\n-- {end}");
     for n in 0..machine.vcpu_count() {
         let r = machine.registers(hv_core::VcpuId(n));
-        println!("-- vCPU {n}: rip {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x} {:?}", r.rip, r.gpr[4], r.cr2, r.cr3, r.activity);
+        println!(
+            "-- vCPU {n}: rip {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x} {:?}",
+            r.rip, r.gpr[4], r.cr2, r.cr3, r.activity
+        );
     }
     println!(
         "-- {} ticks, {} retired, {:.2} s, {:.1} M/s, {} MiB touched",

@@ -56,7 +56,9 @@ struct Chunk {
 
 impl Chunk {
     fn empty() -> Chunk {
-        Chunk { pages: [const { None }; PAGES_PER_CHUNK] }
+        Chunk {
+            pages: [const { None }; PAGES_PER_CHUNK],
+        }
     }
 }
 
@@ -93,7 +95,10 @@ impl GuestMemory {
 
     /// A copy that shares every page. The caller takes away its own TLBs' right to write.
     pub(crate) fn fork(&self) -> GuestMemory {
-        GuestMemory { chunks: self.chunks.clone(), ..*self }
+        GuestMemory {
+            chunks: self.chunks.clone(),
+            ..*self
+        }
     }
 
     /// What is at frame number `frame`.
@@ -101,7 +106,11 @@ impl GuestMemory {
         let address = frame << 12;
         if frame < self.low_frames {
             if (VIDEO_HOLE.start..ROM.end).contains(&address) {
-                return if address < VIDEO_HOLE.end { Backing::None } else { Backing::Rom(frame as usize) };
+                return if address < VIDEO_HOLE.end {
+                    Backing::None
+                } else {
+                    Backing::Rom(frame as usize)
+                };
             }
             return Backing::Ram(frame as usize);
         }
@@ -118,13 +127,21 @@ impl GuestMemory {
         let mut regions = Vec::new();
         let mut add = |start: u64, end: u64, writable| {
             if start < end {
-                regions.push(MemoryRegion { start: GuestPhysAddr(start), length: end - start, writable });
+                regions.push(MemoryRegion {
+                    start: GuestPhysAddr(start),
+                    length: end - start,
+                    writable,
+                });
             }
         };
         add(0, low.min(VIDEO_HOLE.start), true);
         add(ROM.start, low.min(ROM.end), false);
         add(ROM.end, low, true);
-        add(HIGH_RAM_START, HIGH_RAM_START + ((self.total_frames - self.low_frames) << 12), true);
+        add(
+            HIGH_RAM_START,
+            HIGH_RAM_START + ((self.total_frames - self.low_frames) << 12),
+            true,
+        );
         regions
     }
 
@@ -140,7 +157,9 @@ impl GuestMemory {
             return page.pointer();
         }
         let chunk = Arc::make_mut(&mut self.chunks[ram_frame / PAGES_PER_CHUNK]);
-        chunk.pages[ram_frame % PAGES_PER_CHUNK].insert(Page::zeroed()).pointer()
+        chunk.pages[ram_frame % PAGES_PER_CHUNK]
+            .insert(Page::zeroed())
+            .pointer()
     }
 
     /// A host pointer for reading and writing a RAM frame, and whether the page moved (it was shared): then every
@@ -188,15 +207,22 @@ impl GuestMemory {
 
     /// How many RAM frames were ever touched.
     pub(crate) fn touched_frames(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.pages.iter().flatten().count()).sum()
+        self.chunks
+            .iter()
+            .map(|chunk| chunk.pages.iter().flatten().count())
+            .sum()
     }
 
     /// Copies from guest memory; returns the bytes done before the first that isn't RAM or ROM.
     pub(crate) fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         while done < buffer.len() {
-            let Some(at) = address.checked_add(done as u64) else { break };
-            let (Backing::Ram(frame) | Backing::Rom(frame)) = self.backing(at.frame()) else { break };
+            let Some(at) = address.checked_add(done as u64) else {
+                break;
+            };
+            let (Backing::Ram(frame) | Backing::Rom(frame)) = self.backing(at.frame()) else {
+                break;
+            };
             let length = (PAGE_SIZE - at.page_offset()).min(buffer.len() - done);
             let part = &mut buffer[done..done + length];
             match self.page_bytes(frame) {
@@ -212,7 +238,9 @@ impl GuestMemory {
     pub(crate) fn write(&mut self, address: GuestPhysAddr, bytes: &[u8], rom: bool) -> (usize, bool) {
         let (mut done, mut any_moved) = (0, false);
         while done < bytes.len() {
-            let Some(at) = address.checked_add(done as u64) else { break };
+            let Some(at) = address.checked_add(done as u64) else {
+                break;
+            };
             let frame = match self.backing(at.frame()) {
                 Backing::Ram(frame) => frame,
                 Backing::Rom(frame) if rom => frame,
@@ -232,8 +260,12 @@ impl GuestMemory {
 
     /// A 64-bit little-endian read of RAM or ROM at an 8-byte aligned address.
     pub(crate) fn read_u64(&self, address: u64) -> Option<u64> {
-        let (Backing::Ram(frame) | Backing::Rom(frame)) = self.backing(address >> 12) else { return None };
-        let Some(bytes) = self.page_bytes(frame) else { return Some(0) };
+        let (Backing::Ram(frame) | Backing::Rom(frame)) = self.backing(address >> 12) else {
+            return None;
+        };
+        let Some(bytes) = self.page_bytes(frame) else {
+            return Some(0);
+        };
         let offset = (address & 0xff8) as usize;
         bytes[offset..offset + 8].try_into().ok().map(u64::from_le_bytes)
     }
@@ -248,8 +280,14 @@ mod tests {
         let mut parent = GuestMemory::new(8 << 20);
         parent.write(GuestPhysAddr(0x1000), b"both", false);
         let mut child = parent.fork();
-        assert!(child.write(GuestPhysAddr(0x1000), b"kid!", false).1, "the shared page moves on write");
-        assert!(!parent.write(GuestPhysAddr(0x1004), b"parent", false).1, "the parent is the only owner again");
+        assert!(
+            child.write(GuestPhysAddr(0x1000), b"kid!", false).1,
+            "the shared page moves on write"
+        );
+        assert!(
+            !parent.write(GuestPhysAddr(0x1004), b"parent", false).1,
+            "the parent is the only owner again"
+        );
         let mut bytes = [0; 4];
         parent.read(GuestPhysAddr(0x1000), &mut bytes);
         assert_eq!(&bytes, b"both");
@@ -272,7 +310,10 @@ mod tests {
     fn ram_above_the_hole_starts_at_four_gib() {
         let memory = GuestMemory::new(LOW_RAM_LIMIT + (1 << 20));
         assert_eq!(memory.backing(LOW_RAM_LIMIT >> 12), Backing::None);
-        assert_eq!(memory.backing(HIGH_RAM_START >> 12), Backing::Ram((LOW_RAM_LIMIT >> 12) as usize));
+        assert_eq!(
+            memory.backing(HIGH_RAM_START >> 12),
+            Backing::Ram((LOW_RAM_LIMIT >> 12) as usize)
+        );
         assert_eq!(memory.backing((HIGH_RAM_START >> 12) + 256), Backing::None);
     }
 }

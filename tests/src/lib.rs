@@ -33,7 +33,7 @@ pub use lldb::Lldb;
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
-pub use tools::{Guest, SECOND_KERNEL, expected_smoke_output, guest, has_tool, kdd};
+pub use tools::{Guest, SECOND_KERNEL, expected_smoke_output, guest, has_tool, kdd, kept};
 pub use transcript::Transcript;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Machines that were booted once, and saved at their shell's prompt.
 
-use crate::tools::{guest, kdd, target_folder};
+use crate::tools::{guest, kdd, kept};
 use crate::{BOOT_LIMIT, Service};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -66,9 +66,7 @@ impl Snapshot {
     #[track_caller]
     fn make(name: &str, arguments: &[&str], append: &str) -> Option<Snapshot> {
         let guest = guest(None)?;
-        let folder = target_folder();
-        std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        let path = |what: &str| folder.join(format!("{name}.{what}"));
+        let path = |what: &str| kept(&format!("{name}.{what}"));
         let made_of = fingerprint(&[&kdd(), &guest.kernel, &guest.initrd])
             + &format!("{arguments:?} {append} {SYMBOLS}");
         let read = |what| std::fs::read_to_string(path(what)).unwrap_or_default();

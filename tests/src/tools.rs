@@ -29,9 +29,12 @@ pub fn kdd() -> PathBuf {
     path
 }
 
-/// Where the target folder keeps what tests make.
-pub(crate) fn target_folder() -> PathBuf {
-    kdd().with_file_name("e2e")
+/// A file in the target folder, where what tests make outlives them.
+#[track_caller]
+pub fn kept(name: &str) -> PathBuf {
+    let folder = kdd().with_file_name("e2e");
+    std::fs::create_dir_all(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    folder.join(name)
 }
 
 /// The guest, with its usual kernel or another from the cache folder. `None`, and it is said, if set-up hasn't run.

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 /// How long stepping goes on before input is looked at again.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// A client that resumes the guest so soon after a Ctrl-C was not told to by its user.
-const MISSED: Duration = Duration::from_secs(1);
+/// How long a Ctrl-C that crossed a stop reply counts for the next resumption.
+const LATE: Duration = Duration::from_millis(250);
 
 /// Bytes of text in one packet.
 const MOST_SAID: usize = 4096;
@@ -36,9 +36,6 @@ impl GdbSession {
         self.interrupted = false;
         self.noted = false;
         self.plan = Some(plan);
-        if self.missed.take().is_some_and(|at| at.elapsed() < MISSED) {
-            return self.interrupt();
-        }
         if let Some(stop) = self.overtaken.take()
             && self.plan == Some(Plan::Continue)
         {
@@ -46,6 +43,9 @@ impl GdbSession {
         }
         if let Some(stop) = self.cannot_run() {
             return self.stop(stop);
+        }
+        if self.late.take().is_some_and(|at| at.elapsed() < LATE) {
+            return self.stop(Stop::Signal(SIGINT, self.guest.viewed));
         }
         match self.plan {
             Some(Plan::Continue) => {
@@ -149,7 +149,13 @@ impl GdbSession {
     }
 
     /// The stop at an execution breakpoint, in words that the client knows.
+    ///
+    /// gdb goes on by itself from a breakpoint that it doesn't know at RIP: one at a physical address is a signal.
     fn breakpoint(&self, vcpu: VcpuId, kind: Kind) -> Stop {
+        let registers = self.guest.domain().registers(vcpu);
+        if !registers.is_ok_and(|registers| self.guest.breakpoints.is_known_at(kind, registers.rip)) {
+            return Stop::Signal(SIGTRAP, vcpu);
+        }
         match kind {
             Kind::Hardware if self.guest.client.hwbreak => Stop::Breakpoint { vcpu, hardware: true },
             Kind::Software if self.guest.client.swbreak => Stop::Breakpoint {
@@ -209,11 +215,11 @@ impl GdbSession {
         Stop::Signal(SIGSEGV, vcpu)
     }
 
-    /// Ctrl-C. While the guest is stopped it crossed a stop reply on the way: if that was one from which the client
-    /// goes on by itself (a false condition of its own, a `finish` in another frame) it shall stop all the same.
+    /// Ctrl-C. While the guest is stopped, it crossed a stop reply on the way: to a client that goes on at once,
+    /// because it carries out `stepi 1000` or passes a breakpoint, it is due at the next stop.
     pub(super) fn interrupt(&mut self) {
         if self.plan.is_none() {
-            self.missed = Some(Instant::now());
+            self.late = Some(Instant::now());
             return;
         }
         self.guest.hold();

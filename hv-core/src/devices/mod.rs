@@ -470,7 +470,12 @@ impl Platform {
 
     /// The state of the interrupt controllers in lines for a person.
     pub fn describe_interrupts(&self) -> String {
-        let mut text: String = self.interrupts.lapics.iter().map(|apic| apic.describe()).collect();
+        let mut text: String = self
+            .interrupts
+            .lapics
+            .iter()
+            .map(|apic| apic.describe())
+            .collect();
         text += &self.interrupts.ioapic.describe();
         text += &self.interrupts.pic.describe();
         text

@@ -1,7 +1,7 @@
 //! Decoded basic blocks, keyed by physical page, linear address and mode, and found without a hash on the hot path.
 
-use super::exec::Flow;
 use super::bus::Bus;
+use super::exec::Flow;
 use super::vcpu::Vcpu;
 use iced_x86::Instruction;
 use rustc_hash::FxHashMap;
@@ -101,7 +101,12 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that leads nowhere.
-    pub(crate) const NONE: Link = Link { rip: 0, key: u64::MAX, index: 0, serial: 0 };
+    pub(crate) const NONE: Link = Link {
+        rip: 0,
+        key: u64::MAX,
+        index: 0,
+        serial: 0,
+    };
 }
 
 #[derive(Clone, Copy)]
@@ -119,7 +124,14 @@ pub(crate) struct JumpCache(Box<[JumpEntry; JUMP_ENTRIES]>);
 
 impl JumpCache {
     pub(crate) fn new() -> JumpCache {
-        JumpCache(Box::new([JumpEntry { rip: 0, key: u64::MAX, index: 0, serial: 0 }; JUMP_ENTRIES]))
+        JumpCache(Box::new(
+            [JumpEntry {
+                rip: 0,
+                key: u64::MAX,
+                index: 0,
+                serial: 0,
+            }; JUMP_ENTRIES],
+        ))
     }
 
     #[inline(always)]
@@ -170,12 +182,22 @@ impl CodeCache {
     pub(crate) fn link(&self, from: u32, rip: u64, key: u64, to: u32) {
         let [first, second] = &self.blocks[from as usize].links;
         second.set(first.get());
-        first.set(Link { rip, key, index: to, serial: self.blocks[to as usize].serial });
+        first.set(Link {
+            rip,
+            key,
+            index: to,
+            serial: self.blocks[to as usize].serial,
+        });
     }
 
     pub(crate) fn remember(&self, cache: &mut JumpCache, rip: u64, key: u64, index: u32) {
         let serial = self.blocks[index as usize].serial;
-        cache.0[JumpCache::slot(rip)] = JumpEntry { rip, key, index, serial };
+        cache.0[JumpCache::slot(rip)] = JumpEntry {
+            rip,
+            key,
+            index,
+            serial,
+        };
     }
 
     #[inline(always)]
@@ -194,8 +216,11 @@ impl CodeCache {
         }
         self.next_serial = self.next_serial.wrapping_add(1).max(1);
         block.serial = self.next_serial;
-        let (place, frame, second) =
-            ((block.physical, block.rip, block.mode), block.physical >> 12, block.second_frame);
+        let (place, frame, second) = (
+            (block.physical, block.rip, block.mode),
+            block.physical >> 12,
+            block.second_frame,
+        );
         let pages = [block.rip >> 12, block.end.wrapping_sub(1) >> 12];
         let index = match self.free.pop() {
             Some(index) => {

@@ -78,7 +78,9 @@ impl Bus {
 
     /// Whether a write of `length` bytes at `offset` in `frame` meets decoded code.
     pub(crate) fn meets_code(&self, frame: u64, offset: usize, length: usize) -> bool {
-        self.code.get(&frame).is_some_and(|mask| mask & granules(offset, length) != 0)
+        self.code
+            .get(&frame)
+            .is_some_and(|mask| mask & granules(offset, length) != 0)
     }
 
     /// Writes physical RAM for a vCPU's page walk or the debugger: decoded code and moved pages are noted.

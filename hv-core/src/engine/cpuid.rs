@@ -211,7 +211,11 @@ pub(crate) const XSAVE_SIZE: u32 = 576;
 impl CpuModel {
     /// The model of this name; an empty name is the default.
     pub fn by_name(name: &str) -> Option<&'static CpuModel> {
-        if name.is_empty() { MODELS.first() } else { MODELS.iter().find(|m| m.name == name) }
+        if name.is_empty() {
+            MODELS.first()
+        } else {
+            MODELS.iter().find(|m| m.name == name)
+        }
     }
 
     pub(crate) fn has_bmi1(&self) -> bool {
@@ -239,7 +243,12 @@ impl CpuModel {
             _ => leaf,
         };
         match leaf {
-            0 => Leaf { eax: self.max_leaf(), ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            0 => Leaf {
+                eax: self.max_leaf(),
+                ebx: 0x756e_6547,
+                ecx: 0x6c65_746e,
+                edx: 0x4965_6e69,
+            },
             1 => Leaf {
                 eax: self.signature,
                 ebx: context.apic_id << 24 | context.vcpus << 16 | 8 << 8,
@@ -247,7 +256,12 @@ impl CpuModel {
                 edx: (self.leaf1_edx & !if context.apic_enabled { 0 } else { f::APIC })
                     | if context.vcpus > 1 { f::HTT } else { 0 },
             },
-            2 => Leaf { eax: 0x01, ebx: 0, ecx: 0, edx: 0 },
+            2 => Leaf {
+                eax: 0x01,
+                ebx: 0,
+                ecx: 0,
+                edx: 0,
+            },
             4 => match subleaf {
                 0 => cache_leaf(1, 1, 32 << 10, 8, 1, context.vcpus),
                 1 => cache_leaf(2, 1, 32 << 10, 8, 1, context.vcpus),
@@ -255,35 +269,80 @@ impl CpuModel {
                 3 => cache_leaf(3, 3, 8 << 20, 16, context.vcpus, context.vcpus),
                 _ => Leaf::default(),
             },
-            7 if subleaf == 0 => {
-                Leaf { eax: 0, ebx: self.leaf7_ebx, ecx: self.leaf7_ecx, edx: self.leaf7_edx }
-            }
+            7 if subleaf == 0 => Leaf {
+                eax: 0,
+                ebx: self.leaf7_ebx,
+                ecx: self.leaf7_ecx,
+                edx: self.leaf7_edx,
+            },
             0xb => {
                 let shift = context.vcpus.next_power_of_two().trailing_zeros();
                 match subleaf {
-                    0 => Leaf { eax: 0, ebx: 1, ecx: 1 << 8, edx: context.apic_id },
-                    1 => Leaf { eax: shift, ebx: context.vcpus, ecx: 2 << 8 | 1, edx: context.apic_id },
-                    _ => Leaf { eax: 0, ebx: 0, ecx: subleaf, edx: context.apic_id },
+                    0 => Leaf {
+                        eax: 0,
+                        ebx: 1,
+                        ecx: 1 << 8,
+                        edx: context.apic_id,
+                    },
+                    1 => Leaf {
+                        eax: shift,
+                        ebx: context.vcpus,
+                        ecx: 2 << 8 | 1,
+                        edx: context.apic_id,
+                    },
+                    _ => Leaf {
+                        eax: 0,
+                        ebx: 0,
+                        ecx: subleaf,
+                        edx: context.apic_id,
+                    },
                 }
             }
             0xd if self.has_xsave() => match subleaf {
-                0 => Leaf { eax: 3, ebx: XSAVE_SIZE, ecx: XSAVE_SIZE, edx: 0 },
+                0 => Leaf {
+                    eax: 3,
+                    ebx: XSAVE_SIZE,
+                    ecx: XSAVE_SIZE,
+                    edx: 0,
+                },
                 1 => Leaf {
                     eax: self.leaf13_1_eax,
-                    ebx: if self.leaf13_1_eax & f::XSAVEC != 0 { XSAVE_SIZE } else { 0 },
+                    ebx: if self.leaf13_1_eax & f::XSAVEC != 0 {
+                        XSAVE_SIZE
+                    } else {
+                        0
+                    },
                     ecx: 0,
                     edx: 0,
                 },
                 _ => Leaf::default(),
             },
             // TSC and crystal run at the same rate, so that the APIC timer does too.
-            0x15 => Leaf { eax: 1, ebx: 1, ecx: context.tsc_hz as u32, edx: 0 },
+            0x15 => Leaf {
+                eax: 1,
+                ebx: 1,
+                ecx: context.tsc_hz as u32,
+                edx: 0,
+            },
             0x16 => {
                 let mhz = (context.tsc_hz / 1_000_000) as u32;
-                Leaf { eax: mhz, ebx: mhz, ecx: 100, edx: 0 }
+                Leaf {
+                    eax: mhz,
+                    ebx: mhz,
+                    ecx: 100,
+                    edx: 0,
+                }
             }
-            0x8000_0000 => Leaf { eax: 0x8000_0008, ..Leaf::default() },
-            0x8000_0001 => Leaf { eax: 0, ebx: 0, ecx: self.extended_ecx, edx: self.extended_edx },
+            0x8000_0000 => Leaf {
+                eax: 0x8000_0008,
+                ..Leaf::default()
+            },
+            0x8000_0001 => Leaf {
+                eax: 0,
+                ebx: 0,
+                ecx: self.extended_ecx,
+                edx: self.extended_edx,
+            },
             0x8000_0002..=0x8000_0004 => {
                 let mut text = [0u8; 48];
                 let brand = self.brand.as_bytes();
@@ -292,12 +351,26 @@ impl CpuModel {
                 let word = |k: usize| {
                     u32::from_le_bytes([text[at + k], text[at + k + 1], text[at + k + 2], text[at + k + 3]])
                 };
-                Leaf { eax: word(0), ebx: word(4), ecx: word(8), edx: word(12) }
+                Leaf {
+                    eax: word(0),
+                    ebx: word(4),
+                    ecx: word(8),
+                    edx: word(12),
+                }
             }
-            0x8000_0006 => Leaf { ecx: 256 << 16 | 6 << 12 | 64, ..Leaf::default() },
+            0x8000_0006 => Leaf {
+                ecx: 256 << 16 | 6 << 12 | 64,
+                ..Leaf::default()
+            },
             // Invariant TSC.
-            0x8000_0007 => Leaf { edx: 1 << 8, ..Leaf::default() },
-            0x8000_0008 => Leaf { eax: 48 << 8 | super::mmu::PHYSICAL_BITS, ..Leaf::default() },
+            0x8000_0007 => Leaf {
+                edx: 1 << 8,
+                ..Leaf::default()
+            },
+            0x8000_0008 => Leaf {
+                eax: 48 << 8 | super::mmu::PHYSICAL_BITS,
+                ..Leaf::default()
+            },
             _ => Leaf::default(),
         }
     }

@@ -8,8 +8,8 @@ use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
 use crate::regs::seg;
-use std::cell::Cell;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use std::cell::Cell;
 
 const MAX_OPS: usize = 64;
 
@@ -27,7 +27,9 @@ pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
 
 /// STI with another instruction behind it in its block.
 fn sti_inside(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
-    let Some(i) = op.instruction.as_deref() else { return Flow::Abort };
+    let Some(i) = op.instruction.as_deref() else {
+        return Flow::Abort;
+    };
     match exec::system::enable_interrupts_inside(cpu, i, op.number) {
         Ok(flow) => flow,
         Err(Abort) => Flow::Abort,
@@ -69,7 +71,10 @@ impl Op {
     }
 
     fn generic(i: &Instruction) -> Op {
-        Op { instruction: Some(Box::new(*i)), ..Op::new(handler!(generic)) }
+        Op {
+            instruction: Some(Box::new(*i)),
+            ..Op::new(handler!(generic))
+        }
     }
 }
 
@@ -103,8 +108,7 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
         | CpuidFeature::CET_SS
         | CpuidFeature::PREFETCHW
         | CpuidFeature::PREFETCHWT1
-        | CpuidFeature::HLE_or_RTM
-        => true,
+        | CpuidFeature::HLE_or_RTM => true,
         CpuidFeature::SEP => model.leaf1_edx & f::SEP != 0,
         CpuidFeature::SSE3 => model.leaf1_ecx & f::SSE3 != 0,
         CpuidFeature::SSSE3 => model.leaf1_ecx & f::SSSE3 != 0,
@@ -121,9 +125,7 @@ pub(crate) fn supported(model: &CpuModel, i: &Instruction) -> bool {
         CpuidFeature::XSAVEC => model.leaf13_1_eax & f::XSAVEC != 0,
         CpuidFeature::XSAVES => model.leaf13_1_eax & f::XSAVES != 0,
         // F3 0F BC and F3 0F BD are BSF and BSR on a CPU without these.
-        CpuidFeature::BMI1 => {
-            model.leaf7_ebx & f::BMI1 != 0 || i.mnemonic() == Mnemonic::Tzcnt
-        }
+        CpuidFeature::BMI1 => model.leaf7_ebx & f::BMI1 != 0 || i.mnemonic() == Mnemonic::Tzcnt,
         CpuidFeature::LZCNT => true,
         CpuidFeature::BMI2 => model.leaf7_ebx & f::BMI2 != 0,
         CpuidFeature::ADX => model.leaf7_ebx & f::ADX != 0,
@@ -145,8 +147,10 @@ const MAX_LENGTH: usize = 15;
 /// (SDM vol. 3A, 6.15).
 fn is_too_long(bytes: &[u8], bitness: u32) -> bool {
     let prefix = |byte: &&u8| {
-        matches!(**byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3)
-            || (bitness == 64 && **byte & 0xf0 == 0x40)
+        matches!(
+            **byte,
+            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3
+        ) || (bitness == 64 && **byte & 0xf0 == 0x40)
     };
     let prefixes = bytes.iter().take_while(prefix).count();
     prefixes >= MAX_LENGTH
@@ -158,7 +162,9 @@ fn is_too_long(bytes: &[u8], bitness: u32) -> bool {
 
 /// F3 90 is PAUSE, but with REX.B it exchanges RAX and R8.
 fn exchange_with_r8(i: &mut Instruction, bytes: &[u8]) {
-    let [.., rex @ 0x40..=0x4f, 0x90] = bytes else { return };
+    let [.., rex @ 0x40..=0x4f, 0x90] = bytes else {
+        return;
+    };
     if rex & 1 == 0 {
         return;
     }
@@ -225,14 +231,23 @@ impl Vcpu {
     /// #GP(0) where RIP lies beyond the code segment: no page is looked at then.
     pub(crate) fn check_code_limit(&mut self) -> Exec {
         let (_, limit) = self.code_window();
-        if self.mode != Mode::Long && self.rip > limit as u64 { Err(self.general_protection()) } else { Ok(()) }
+        if self.mode != Mode::Long && self.rip > limit as u64 {
+            Err(self.general_protection())
+        } else {
+            Ok(())
+        }
     }
 
     fn fetch_page(&mut self, bus: &mut Bus, linear: u64, limit: usize) -> Exec<Fetched> {
         let physical = self.translate_fetch(bus, linear)?;
         let length = (0x1000 - (linear as usize & 0xfff)).min(limit);
-        let mut fetched = Fetched { physical, bytes: [0xff; 4096], length };
-        bus.memory.read(GuestPhysAddr(physical), &mut fetched.bytes[..length]);
+        let mut fetched = Fetched {
+            physical,
+            bytes: [0xff; 4096],
+            length,
+        };
+        bus.memory
+            .read(GuestPhysAddr(physical), &mut fetched.bytes[..length]);
         Ok(fetched)
     }
 
@@ -348,7 +363,11 @@ impl Vcpu {
         block.second_frame = Some(second.physical >> 12);
         self.push_op(&mut block, &instruction, None, 0, &bytes[..head + second.length]);
         bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
-        bus.note_code(second.physical >> 12, 0, decoder.position().saturating_sub(head).max(1));
+        bus.note_code(
+            second.physical >> 12,
+            0,
+            decoder.position().saturating_sub(head).max(1),
+        );
         Ok(block)
     }
 
@@ -362,7 +381,10 @@ impl Vcpu {
         bytes: &[u8],
     ) -> bool {
         if let Some(before) = block.ops.last_mut()
-            && before.instruction.as_deref().is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
+            && before
+                .instruction
+                .as_deref()
+                .is_some_and(|i| i.mnemonic() == Mnemonic::Sti)
         {
             before.handler = handler!(sti_inside);
         }
@@ -390,8 +412,15 @@ impl Vcpu {
     /// The exception for a non-canonical address met by `op`.
     pub(crate) fn settle_non_canonical(&mut self, op: &Op) {
         if self.pending == Pending::NonCanonical {
-            let vector = if op.stack { super::vcpu::vector::SS } else { super::vcpu::vector::GP };
-            self.pending = Pending::Exception { vector, error: Some(0) };
+            let vector = if op.stack {
+                super::vcpu::vector::SS
+            } else {
+                super::vcpu::vector::GP
+            };
+            self.pending = Pending::Exception {
+                vector,
+                error: Some(0),
+            };
         }
     }
 }

@@ -177,8 +177,16 @@ mod tests {
     fn every_combination_of_flags_survives_the_lazy_form() {
         for bits in 0..64u64 {
             let mut value = 0;
-            for (i, flag) in
-                [rflags::CF, rflags::PF, rflags::AF, rflags::ZF, rflags::SF, rflags::OF].iter().enumerate()
+            for (i, flag) in [
+                rflags::CF,
+                rflags::PF,
+                rflags::AF,
+                rflags::ZF,
+                rflags::SF,
+                rflags::OF,
+            ]
+            .iter()
+            .enumerate()
             {
                 if bits & (1 << i) != 0 {
                     value |= flag;

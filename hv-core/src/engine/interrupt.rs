@@ -24,7 +24,12 @@ impl Vcpu {
     /// # Errors
     /// [`Exit::TripleFault`], or [`Exit::PageAccess`] with the exception not delivered: it comes again with the
     /// instruction.
-    pub(crate) fn deliver_exception(&mut self, bus: &mut Bus, vector: u8, error: Option<u32>) -> Result<(), Exit> {
+    pub(crate) fn deliver_exception(
+        &mut self,
+        bus: &mut Bus,
+        vector: u8,
+        error: Option<u32>,
+    ) -> Result<(), Exit> {
         let (mut current, mut code) = (vector, error);
         let flags = self.rflags;
         loop {
@@ -83,13 +88,21 @@ impl Vcpu {
 
     /// The stop that the last abort asks for, if it met a frame that the debugger's side restricts.
     pub(crate) fn restricted_access(&mut self) -> Option<Exit> {
-        let Pending::PageAccess { frame, access } = self.pending else { return None };
+        let Pending::PageAccess { frame, access } = self.pending else {
+            return None;
+        };
         self.pending = Pending::Nothing;
         Some(Exit::PageAccess(frame, access))
     }
 
     /// Delivers an interrupt through the IDT. RIP must be the return address. On an abort nothing has changed.
-    pub(crate) fn interrupt(&mut self, bus: &mut Bus, vector: u8, error: Option<u32>, source: Source) -> Exec {
+    pub(crate) fn interrupt(
+        &mut self,
+        bus: &mut Bus,
+        vector: u8,
+        error: Option<u32>,
+        source: Source,
+    ) -> Exec {
         self.r.activity = crate::regs::Activity::Running;
         // INT n is an instruction that can be aborted and done again in precise mode.
         let precise = self.precise;
@@ -143,7 +156,10 @@ impl Vcpu {
         let mut bytes = [0; 16];
         self.load_system(bus, self.r.idtr.base.wrapping_add(offset), &mut bytes)?;
         let (low, high) = bytes.split_at(8);
-        let gate = Descriptor { raw: u64_of(low), base_high: u64_of(high) & 0xffff_ffff };
+        let gate = Descriptor {
+            raw: u64_of(low),
+            base_high: u64_of(high) & 0xffff_ffff,
+        };
         let kind = gate.kind();
         if gate.is_code_or_data() || (kind != 14 && kind != 15) {
             return Err(self.raise_error(vector::GP, gate_error));
@@ -202,7 +218,10 @@ impl Vcpu {
             self.cpl = old_cpl;
             self.update_mode();
             if self.pending == Pending::NonCanonical {
-                self.pending = Pending::Exception { vector: vector::SS, error: Some(external) };
+                self.pending = Pending::Exception {
+                    vector: vector::SS,
+                    error: Some(external),
+                };
             }
             return Err(abort);
         }
@@ -234,7 +253,11 @@ impl Vcpu {
             return Err(self.raise_error(vector::GP, external));
         }
         let (code, address) = self.read_descriptor(bus, selector, vector::GP).inspect_err(|_| {
-            if let Pending::Exception { error: Some(code), vector: vector::GP } = &mut self.pending {
+            if let Pending::Exception {
+                error: Some(code),
+                vector: vector::GP,
+            } = &mut self.pending
+            {
                 *code |= external;
             }
         })?;
@@ -259,14 +282,26 @@ impl Vcpu {
     /// The inner stack of ring `cpl` from a 16- or 32-bit TSS: selector and stack pointer.
     pub(crate) fn tss_stack_protected(&mut self, bus: &mut Bus, cpl: u8) -> Exec<(u16, u64)> {
         let wide = self.r.tr.kind() & 8 != 0;
-        let (offset, size) = if wide { (4 + 8 * cpl as u64, 8) } else { (2 + 4 * cpl as u64, 4) };
+        let (offset, size) = if wide {
+            (4 + 8 * cpl as u64, 8)
+        } else {
+            (2 + 4 * cpl as u64, 4)
+        };
         if offset + size - 1 > self.r.tr.limit as u64 {
             return Err(self.raise_error(vector::TS, selector_error(self.r.tr.selector)));
         }
         let mut bytes = [0; 8];
-        self.load_system(bus, self.r.tr.base.wrapping_add(offset), &mut bytes[..size as usize])?;
+        self.load_system(
+            bus,
+            self.r.tr.base.wrapping_add(offset),
+            &mut bytes[..size as usize],
+        )?;
         let value = u64::from_le_bytes(bytes);
-        Ok(if wide { ((value >> 32) as u16, value & 0xffff_ffff) } else { ((value >> 16) as u16, value & 0xffff) })
+        Ok(if wide {
+            ((value >> 32) as u16, value & 0xffff_ffff)
+        } else {
+            ((value >> 16) as u16, value & 0xffff)
+        })
     }
 
     fn interrupt_protected(&mut self, bus: &mut Bus, vector: u8, error: Option<u32>, source: Source) -> Exec {
@@ -278,7 +313,10 @@ impl Vcpu {
         }
         let mut bytes = [0; 8];
         self.load_system(bus, self.r.idtr.base.wrapping_add(offset), &mut bytes)?;
-        let gate = Descriptor { raw: u64::from_le_bytes(bytes), base_high: 0 };
+        let gate = Descriptor {
+            raw: u64::from_le_bytes(bytes),
+            base_high: 0,
+        };
         let kind = gate.kind();
         if gate.is_code_or_data() || !matches!(kind, 5 | 6 | 7 | 14 | 15) {
             return Err(self.raise_error(vector::GP, gate_error));
@@ -294,7 +332,11 @@ impl Vcpu {
         }
         let wide = kind & 8 != 0;
         let size = if wide { 4 } else { 2 };
-        let target = if wide { gate.gate_offset32() } else { gate.raw & 0xffff };
+        let target = if wide {
+            gate.gate_offset32()
+        } else {
+            gate.raw & 0xffff
+        };
         let selector = gate.gate_selector();
         let (mut code, address) = self.code_for_gate(bus, selector, external)?;
         let v86 = self.rflags & rflags::VM != 0;
@@ -318,7 +360,11 @@ impl Vcpu {
                 cpu.r.segments[seg::SS] = stack;
                 cpu.cpl = new_cpl;
                 cpu.update_mode();
-                cpu.mode = if code.big() { Mode::Protected32 } else { Mode::Protected16 };
+                cpu.mode = if code.big() {
+                    Mode::Protected32
+                } else {
+                    Mode::Protected16
+                };
                 cpu.set_stack_pointer(sp);
                 if v86 {
                     for value in data {
@@ -413,7 +459,11 @@ impl Vcpu {
             return Err(self.general_protection());
         }
         let (mut code, address) = self.read_descriptor(bus, cs, vector::GP)?;
-        let dpl_ok = if code.conforming() { code.dpl() <= rpl } else { code.dpl() == rpl };
+        let dpl_ok = if code.conforming() {
+            code.dpl() <= rpl
+        } else {
+            code.dpl() == rpl
+        };
         if !code.is_code() || rpl < old_cpl || !dpl_ok {
             return Err(self.raise_error(vector::GP, selector_error(cs)));
         }
@@ -424,7 +474,11 @@ impl Vcpu {
         if to_long && code.big() {
             return Err(self.raise_error(vector::GP, selector_error(cs)));
         }
-        if if to_long { !is_canonical(ip) } else { ip > code.limit() as u64 } {
+        if if to_long {
+            !is_canonical(ip)
+        } else {
+            ip > code.limit() as u64
+        } {
             return Err(self.general_protection());
         }
         // In 64-bit mode SS:RSP is always popped (SDM vol. 2, IRET).
@@ -489,8 +543,12 @@ impl Vcpu {
             return Err(self.general_protection());
         }
         for (s, selector) in selectors.into_iter().enumerate() {
-            self.r.segments[s] =
-                Segment { selector, base: (selector as u64) << 4, limit: 0xffff, attributes: 0xf3 };
+            self.r.segments[s] = Segment {
+                selector,
+                base: (selector as u64) << 4,
+                limit: 0xffff,
+                attributes: 0xf3,
+            };
         }
         self.cpl = 3;
         self.rip = ip;
@@ -510,7 +568,12 @@ struct SavedStack {
 
 impl SavedStack {
     fn of(cpu: &Vcpu) -> SavedStack {
-        SavedStack { rsp: cpu.gpr[gpr::RSP], stack: cpu.r.segments[seg::SS], rflags: cpu.rflags, cpl: cpu.cpl }
+        SavedStack {
+            rsp: cpu.gpr[gpr::RSP],
+            stack: cpu.r.segments[seg::SS],
+            rflags: cpu.rflags,
+            cpl: cpu.cpl,
+        }
     }
     fn restore(self, cpu: &mut Vcpu) {
         cpu.gpr[gpr::RSP] = self.rsp;
@@ -522,7 +585,10 @@ impl SavedStack {
 }
 
 fn u64_of(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |value, byte| value << 8 | *byte as u64)
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | *byte as u64)
 }
 
 /// SDM vol. 3A table 6-4.

@@ -209,7 +209,11 @@ impl Vcpu {
 
     /// Linear addresses wrap at 4 GiB outside 64-bit mode.
     pub(crate) fn wrap_linear(&self, linear: u64) -> u64 {
-        if self.long_mode() { linear } else { linear & 0xffff_ffff }
+        if self.long_mode() {
+            linear
+        } else {
+            linear & 0xffff_ffff
+        }
     }
 
     /// Reads system tables (descriptors, TSS, IDT) with supervisor rights, whatever the CPL.
@@ -253,10 +257,16 @@ impl Vcpu {
     ) -> Exec {
         if !bus.rights.is_empty()
             && let Some(rights) = bus.rights.get(&(physical >> 12))
-            && !(if access == AccessKind::Write { rights.write } else { rights.read })
+            && !(if access == AccessKind::Write {
+                rights.write
+            } else {
+                rights.read
+            })
         {
-            self.pending =
-                Pending::PageAccess { frame: GuestPhysAddr(physical & !0xfff), access: Some(access) };
+            self.pending = Pending::PageAccess {
+                frame: GuestPhysAddr(physical & !0xfff),
+                access: Some(access),
+            };
             return Err(super::vcpu::Abort);
         }
         if self.guest_watch {
@@ -265,7 +275,11 @@ impl Vcpu {
         if bus.watches.watches_page(linear, physical) {
             let root = self.r.cr3 & !0xfff;
             let precise = self.precise;
-            if bus.watches.check(linear, physical, length as u64, access, root, precise) && !precise {
+            if bus
+                .watches
+                .check(linear, physical, length as u64, access, root, precise)
+                && !precise
+            {
                 return self.need_precision();
             }
         }
@@ -345,7 +359,9 @@ impl Vcpu {
         if bus.is_mmio(physical) {
             for (i, part) in buffer.chunks_mut(8).enumerate() {
                 let at = GuestPhysAddr(physical + 8 * i as u64);
-                let value = bus.platform.mmio_read(Ticks(self.clock), self.id, at, part.len() as u8);
+                let value = bus
+                    .platform
+                    .mmio_read(Ticks(self.clock), self.id, at, part.len() as u8);
                 part.copy_from_slice(&value.to_le_bytes()[..part.len()]);
             }
             return Ok(());
@@ -370,7 +386,8 @@ impl Vcpu {
                 let mut value = [0; 8];
                 value[..part.len()].copy_from_slice(part);
                 let value = u64::from_le_bytes(value);
-                bus.platform.mmio_write(Ticks(self.clock), self.id, at, part.len() as u8, value);
+                bus.platform
+                    .mmio_write(Ticks(self.clock), self.id, at, part.len() as u8, value);
             }
             return Ok(());
         }
@@ -397,9 +414,15 @@ impl Vcpu {
         }
         let physical = self.translate(bus, linear, Access::Fetch, user)?;
         if !bus.rights.is_empty()
-            && bus.rights.get(&(physical >> 12)).is_some_and(|rights| !rights.execute)
+            && bus
+                .rights
+                .get(&(physical >> 12))
+                .is_some_and(|rights| !rights.execute)
         {
-            self.pending = Pending::PageAccess { frame: GuestPhysAddr(physical & !0xfff), access: None };
+            self.pending = Pending::PageAccess {
+                frame: GuestPhysAddr(physical & !0xfff),
+                access: None,
+            };
             return Err(super::vcpu::Abort);
         }
         self.tlb.insert_fetch(user, linear, physical & !0xfff);
@@ -486,7 +509,11 @@ impl Vcpu {
             no_execute |= value & entry::NX != 0;
             if large || level == 1 {
                 self.check_rights(linear, access, user, rights, no_execute)?;
-                let set = if access == Access::Write { entry::A | entry::D } else { entry::A };
+                let set = if access == Access::Write {
+                    entry::A | entry::D
+                } else {
+                    entry::A
+                };
                 if value & set != set {
                     self.update_entry(bus, address, value | set, 8);
                 }
@@ -520,7 +547,11 @@ impl Vcpu {
                 return Err(self.page_fault(linear, access, user, fault::P | fault::RSVD));
             }
             self.check_rights(linear, access, user, pde, false)?;
-            let set = if access == Access::Write { entry::A | entry::D } else { entry::A };
+            let set = if access == Access::Write {
+                entry::A | entry::D
+            } else {
+                entry::A
+            };
             if pde & set != set {
                 self.update_entry(bus, address, pde | set, 4);
             }
@@ -537,7 +568,11 @@ impl Vcpu {
             return Err(self.page_fault(linear, access, user, 0));
         }
         self.check_rights(linear, access, user, pde & pte, false)?;
-        let set = if access == Access::Write { entry::A | entry::D } else { entry::A };
+        let set = if access == Access::Write {
+            entry::A | entry::D
+        } else {
+            entry::A
+        };
         if pte & set != set {
             self.update_entry(bus, address, pte | set, 4);
         }
@@ -560,7 +595,11 @@ impl Vcpu {
             return self.look_up_32(bus, linear);
         };
         loop {
-            let mask = if shift == 30 && !self.long_mode() { 3 } else { 0x1ff };
+            let mask = if shift == 30 && !self.long_mode() {
+                3
+            } else {
+                0x1ff
+            };
             let value = bus.memory.read_u64(table + ((linear >> shift & mask) << 3))?;
             if value & entry::P == 0 {
                 return None;
@@ -608,14 +647,14 @@ impl Vcpu {
                 Access::Fetch if no_execute => false,
                 Access::Fetch => user || !user_page || self.r.cr4 & cr4::SMEP == 0,
                 // Implicit supervisor accesses come with CPL 3 and never honour AC.
-                _ => {
-                    user || !user_page
-                        || self.r.cr4 & cr4::SMAP == 0
-                        || (self.view == View::Supervisor)
-                }
+                _ => user || !user_page || self.r.cr4 & cr4::SMAP == 0 || (self.view == View::Supervisor),
             }
         };
-        if allowed { Ok(()) } else { Err(self.page_fault(linear, access, user, fault::P)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.page_fault(linear, access, user, fault::P))
+        }
     }
 
     fn update_entry(&mut self, bus: &mut Bus, address: u64, value: u64, size: usize) {
@@ -633,8 +672,8 @@ impl Vcpu {
         if user {
             code |= fault::U;
         }
-        let instruction_fetches_told = (self.r.efer & efer::NXE != 0 && self.r.cr4 & cr4::PAE != 0)
-            || self.r.cr4 & cr4::SMEP != 0;
+        let instruction_fetches_told =
+            (self.r.efer & efer::NXE != 0 && self.r.cr4 & cr4::PAE != 0) || self.r.cr4 & cr4::SMEP != 0;
         if access == Access::Fetch && instruction_fetches_told {
             code |= fault::I;
         }

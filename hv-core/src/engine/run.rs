@@ -35,14 +35,18 @@ pub(crate) struct Runner {
 
 impl Runner {
     pub(crate) fn new(cpu: Vcpu) -> Runner {
-        Runner { cpu, jumps: JumpCache::new() }
+        Runner {
+            cpu,
+            jumps: JumpCache::new(),
+        }
     }
 
     /// Whether an interrupt, NMI or trap must be taken before the next instruction.
     fn event_due(&self) -> bool {
         let cpu = &self.cpu;
         !cpu.r.interrupt_shadow
-            && ((cpu.interrupt_line && cpu.rflags & rflags::IF != 0) || (cpu.nmi_pending && !cpu.r.nmi_blocked))
+            && ((cpu.interrupt_line && cpu.rflags & rflags::IF != 0)
+                || (cpu.nmi_pending && !cpu.r.nmi_blocked))
     }
 
     /// Whether the vCPU has something to do.
@@ -61,7 +65,8 @@ impl Runner {
         }
         let cpu = &mut self.cpu;
         // A delivery that meets a restricted frame is taken back whole.
-        let before = (!bus.rights.is_empty()).then(|| (bus.platform.clone(), cpu.r.nmi_blocked, cpu.r.activity));
+        let before =
+            (!bus.rights.is_empty()).then(|| (bus.platform.clone(), cpu.r.nmi_blocked, cpu.r.activity));
         let nmi = cpu.nmi_pending;
         let vector = if cpu.nmi_pending && !cpu.r.nmi_blocked {
             cpu.nmi_pending = false;
@@ -193,7 +198,10 @@ impl Runner {
     fn at_break(&self, bus: &Bus) -> bool {
         let linear = self.cpu.fetch_address();
         !bus.watches.is_empty()
-            && self.cpu.look_up(bus, linear).is_some_and(|physical| bus.watches.is_break_address(linear, physical))
+            && self
+                .cpu
+                .look_up(bus, linear)
+                .is_some_and(|physical| bus.watches.is_break_address(linear, physical))
     }
 
     fn must_look(&self, bus: &Bus) -> bool {
@@ -271,7 +279,10 @@ impl Runner {
         let cpu = &mut self.cpu;
         let shadow = std::mem::replace(&mut cpu.r.interrupt_shadow, false);
         if cpu.rflags & rflags::RF == 0 && cpu.hits_instruction_breakpoint() {
-            return cpu.deliver_exception(bus, vector::DB, None).err().unwrap_or(Exit::Look);
+            return cpu
+                .deliver_exception(bus, vector::DB, None)
+                .err()
+                .unwrap_or(Exit::Look);
         }
         let single_step = cpu.rflags & rflags::TF != 0;
         bus.watches.hits.clear();
@@ -305,7 +316,11 @@ impl Runner {
                 }
             }
         }
-        if bus.watches.hits.is_empty() { Exit::Look } else { Exit::Watch }
+        if bus.watches.hits.is_empty() {
+            Exit::Look
+        } else {
+            Exit::Watch
+        }
     }
 }
 
@@ -357,8 +372,13 @@ impl Vcpu {
     fn execute_one(&mut self, bus: &mut Bus) -> Exec<Mnemonic> {
         let start = self.rip;
         let block = self.decode_block(bus, true)?;
-        let Some(op) = block.ops.first() else { return Err(self.undefined()) };
-        let mnemonic = op.instruction.as_deref().map_or(Mnemonic::INVALID, |i| i.mnemonic());
+        let Some(op) = block.ops.first() else {
+            return Err(self.undefined());
+        };
+        let mnemonic = op
+            .instruction
+            .as_deref()
+            .map_or(Mnemonic::INVALID, |i| i.mnemonic());
         let restores_rf = matches!(mnemonic, Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq);
         let flow = (op.handler)(self, bus, op, &[]);
         match flow {

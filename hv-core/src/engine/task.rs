@@ -17,7 +17,12 @@ pub(crate) enum SwitchKind {
 const TSS32_SIZE: usize = 104;
 
 fn word(image: &[u8; TSS32_SIZE], offset: usize) -> u32 {
-    u32::from_le_bytes([image[offset], image[offset + 1], image[offset + 2], image[offset + 3]])
+    u32::from_le_bytes([
+        image[offset],
+        image[offset + 1],
+        image[offset + 2],
+        image[offset + 3],
+    ])
 }
 
 impl Vcpu {
@@ -42,8 +47,18 @@ impl Vcpu {
     }
 
     /// Saves the current task in its TSS and loads the one at `selector`. RIP must be where the old task goes on.
-    pub(crate) fn switch_task(&mut self, bus: &mut Bus, selector: u16, kind: SwitchKind, external: u32) -> Exec {
-        let fault = if kind == SwitchKind::Iret { vector::TS } else { vector::GP };
+    pub(crate) fn switch_task(
+        &mut self,
+        bus: &mut Bus,
+        selector: u16,
+        kind: SwitchKind,
+        external: u32,
+    ) -> Exec {
+        let fault = if kind == SwitchKind::Iret {
+            vector::TS
+        } else {
+            vector::GP
+        };
         let error = selector_error(selector) | external;
         if selector & 4 != 0 || selector & !3 == 0 {
             return Err(self.raise_error(fault, error));
@@ -119,12 +134,17 @@ impl Vcpu {
     /// A fault while the new task's segments are loaded is the new task's (SDM vol. 3A, 7.3, table 7-1): #TS where a
     /// segment load would have raised #GP.
     fn fault_in_new_task(&mut self, bus: &mut Bus) -> Exec {
-        let Some((number, error)) = self.resolve_pending() else { return Ok(()) };
+        let Some((number, error)) = self.resolve_pending() else {
+            return Ok(());
+        };
         let number = if number == vector::GP { vector::TS } else { number };
         match self.deliver_exception(bus, number, error) {
             Ok(()) => Ok(()),
             Err(_) => {
-                self.pending = Pending::Exception { vector: vector::DF, error: Some(0) };
+                self.pending = Pending::Exception {
+                    vector: vector::DF,
+                    error: Some(0),
+                };
                 Err(super::vcpu::Abort)
             }
         }
@@ -141,7 +161,11 @@ impl Vcpu {
         } else {
             self.cpl = (cs & 3) as u8;
             let (mut code, at) = self.read_descriptor(bus, cs, vector::TS)?;
-            let dpl_ok = if code.conforming() { code.dpl() <= self.cpl } else { code.dpl() == self.cpl };
+            let dpl_ok = if code.conforming() {
+                code.dpl() <= self.cpl
+            } else {
+                code.dpl() == self.cpl
+            };
             if cs & !3 == 0 || !code.is_code() || !dpl_ok {
                 return Err(self.raise_error(vector::TS, selector_error(cs)));
             }

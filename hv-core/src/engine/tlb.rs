@@ -27,7 +27,10 @@ struct Entry {
     host: *mut u8,
 }
 
-const NO_ENTRY: Entry = Entry { tag: EMPTY, host: std::ptr::null_mut() };
+const NO_ENTRY: Entry = Entry {
+    tag: EMPTY,
+    host: std::ptr::null_mut(),
+};
 
 type Way = [Entry; ENTRIES];
 
@@ -37,7 +40,10 @@ struct FetchEntry {
     physical: u64,
 }
 
-const NO_FETCH: FetchEntry = FetchEntry { tag: EMPTY, physical: 0 };
+const NO_FETCH: FetchEntry = FetchEntry {
+    tag: EMPTY,
+    physical: 0,
+};
 
 pub(crate) struct Tlb {
     read: [Way; 3],
@@ -193,18 +199,27 @@ impl Tlb {
 
     pub(crate) fn insert_read(&mut self, view: View, linear: u64, host: *const u8) {
         self.used = true;
-        self.read[view as usize][slot(linear)] = Entry { tag: linear & !0xfff, host: host.cast_mut() };
+        self.read[view as usize][slot(linear)] = Entry {
+            tag: linear & !0xfff,
+            host: host.cast_mut(),
+        };
     }
 
     pub(crate) fn insert_write(&mut self, view: View, linear: u64, host: *mut u8) {
         self.used = true;
         self.written = true;
-        self.write[view as usize][slot(linear)] = Entry { tag: linear & !0xfff, host };
+        self.write[view as usize][slot(linear)] = Entry {
+            tag: linear & !0xfff,
+            host,
+        };
     }
 
     pub(crate) fn insert_fetch(&mut self, user: bool, linear: u64, physical_page: u64) {
         self.used = true;
-        self.fetch[user as usize][slot(linear)] = FetchEntry { tag: linear & !0xfff, physical: physical_page };
+        self.fetch[user as usize][slot(linear)] = FetchEntry {
+            tag: linear & !0xfff,
+            physical: physical_page,
+        };
     }
 
     /// Drops everything.

@@ -319,7 +319,10 @@ impl Vcpu {
     /// Asks for an exception with an error code.
     #[cold]
     pub(crate) fn raise_error(&mut self, vector: u8, error: u32) -> Abort {
-        self.pending = Pending::Exception { vector, error: Some(error) };
+        self.pending = Pending::Exception {
+            vector,
+            error: Some(error),
+        };
         Abort
     }
 

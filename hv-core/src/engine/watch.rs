@@ -72,7 +72,11 @@ impl Watches {
         };
         match breakpoint.kind {
             BreakpointKind::Execute => {
-                let map = if physical { &mut self.execute_physical } else { &mut self.execute_virtual };
+                let map = if physical {
+                    &mut self.execute_physical
+                } else {
+                    &mut self.execute_virtual
+                };
                 count(map, address >> 12, add);
             }
             BreakpointKind::Watch { length, .. } => {
@@ -81,7 +85,11 @@ impl Watches {
                     self.huge = if add { self.huge + 1 } else { self.huge - 1 };
                     return;
                 }
-                let map = if physical { &mut self.watch_physical } else { &mut self.watch_virtual };
+                let map = if physical {
+                    &mut self.watch_physical
+                } else {
+                    &mut self.watch_virtual
+                };
                 for page in range {
                     count(map, page, add);
                 }
@@ -91,7 +99,8 @@ impl Watches {
 
     /// Whether a page may hold an execution breakpoint: cheap, asked once a decoded block.
     pub(crate) fn executes_in(&self, linear: u64, physical: u64) -> bool {
-        self.execute_virtual.contains_key(&(linear >> 12)) || self.execute_physical.contains_key(&(physical >> 12))
+        self.execute_virtual.contains_key(&(linear >> 12))
+            || self.execute_physical.contains_key(&(physical >> 12))
     }
 
     /// Whether an execution breakpoint is at this address, in whatever address space.
@@ -107,7 +116,12 @@ impl Watches {
     }
 
     /// The execution breakpoints that hit at this address under this page-table root.
-    pub(crate) fn breaks_at(&self, linear: u64, physical: Option<u64>, root: u64) -> Vec<(BreakpointId, Breakpoint)> {
+    pub(crate) fn breaks_at(
+        &self,
+        linear: u64,
+        physical: Option<u64>,
+        root: u64,
+    ) -> Vec<(BreakpointId, Breakpoint)> {
         self.all
             .iter()
             .filter(|(_, b)| {
@@ -141,7 +155,13 @@ impl Watches {
     ) -> bool {
         let mut any = false;
         for (id, b) in &self.all {
-            let BreakpointKind::Watch { length: watched, access: wanted } = b.kind else { continue };
+            let BreakpointKind::Watch {
+                length: watched,
+                access: wanted,
+            } = b.kind
+            else {
+                continue;
+            };
             if !access.matches(wanted) {
                 continue;
             }
@@ -155,7 +175,11 @@ impl Watches {
                 any = true;
                 // An instruction hits a watchpoint once, however often it touches it.
                 if record && self.hits.iter().all(|hit| hit.id != *id) {
-                    self.hits.push(WatchHit { id: *id, address: at.max(start), access });
+                    self.hits.push(WatchHit {
+                        id: *id,
+                        address: at.max(start),
+                        access,
+                    });
                 }
             }
         }

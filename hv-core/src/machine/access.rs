@@ -39,11 +39,14 @@ impl Machine {
         self.check_registers(vcpu, registers)?;
         if registers.apic_base != old.apic_base {
             let number = crate::engine::msr::number::IA32_APIC_BASE;
-            self.bus.platform.apic_msr_write(now, vcpu, number, registers.apic_base).ok_or(BadRegister {
-                register: "IA32_APIC_BASE",
-                value: registers.apic_base,
-                why: "reserved bits or a forbidden change of mode",
-            })?;
+            self.bus
+                .platform
+                .apic_msr_write(now, vcpu, number, registers.apic_base)
+                .ok_or(BadRegister {
+                    register: "IA32_APIC_BASE",
+                    value: registers.apic_base,
+                    why: "reserved bits or a forbidden change of mode",
+                })?;
         }
         // CR8 shows half of the task priority: written back, it would clear the other.
         if registers.cr8 != old.cr8 {
@@ -56,17 +59,41 @@ impl Machine {
     fn check_registers(&self, vcpu: VcpuId, r: &Registers) -> Result<(), BadRegister> {
         let model = &self.runners[vcpu.index()].cpu.model;
         let check = |ok: bool, register, value, why| {
-            if ok { Ok(()) } else { Err(BadRegister { register, value, why }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(BadRegister { register, value, why })
+            }
         };
         let paging = r.cr0 & cr0::PG != 0;
         let long = r.efer & efer::LMA != 0;
         check(r.cr0 & !cr0::ALL == 0, "CR0", r.cr0, "reserved bits are set")?;
         check(!paging || r.cr0 & cr0::PE != 0, "CR0", r.cr0, "PG needs PE")?;
-        check(r.cr0 & cr0::NW == 0 || r.cr0 & cr0::CD != 0, "CR0", r.cr0, "NW needs CD")?;
+        check(
+            r.cr0 & cr0::NW == 0 || r.cr0 & cr0::CD != 0,
+            "CR0",
+            r.cr0,
+            "NW needs CD",
+        )?;
         let extra = r.cr4 & !allowed_cr4(model);
-        check(extra == 0, "CR4", r.cr4, "bits of features that this CPU model doesn't have")?;
-        check(!long || r.cr4 & cr4::PAE != 0, "CR4", r.cr4, "long mode needs PAE")?;
-        check(r.cr3 >> PHYSICAL_BITS == 0, "CR3", r.cr3, "beyond the physical address width")?;
+        check(
+            extra == 0,
+            "CR4",
+            r.cr4,
+            "bits of features that this CPU model doesn't have",
+        )?;
+        check(
+            !long || r.cr4 & cr4::PAE != 0,
+            "CR4",
+            r.cr4,
+            "long mode needs PAE",
+        )?;
+        check(
+            r.cr3 >> PHYSICAL_BITS == 0,
+            "CR3",
+            r.cr3,
+            "beyond the physical address width",
+        )?;
         check(r.cr8 <= 15, "CR8", r.cr8, "a task priority is 0 to 15")?;
         check(r.efer & !efer::ALL == 0, "EFER", r.efer, "reserved bits are set")?;
         let nx = r.efer & efer::NXE == 0 || model.extended_edx & feature::NX != 0;
@@ -84,8 +111,18 @@ impl Machine {
             "reserved bits are set",
         )?;
         let in_64_bit_code = long && r.segments[seg::CS].long();
-        check(!in_64_bit_code || is_canonical(r.rip), "RIP", r.rip, "not canonical")?;
-        check(in_64_bit_code || r.rip >> 32 == 0, "RIP", r.rip, "beyond 32 bits outside 64-bit mode")?;
+        check(
+            !in_64_bit_code || is_canonical(r.rip),
+            "RIP",
+            r.rip,
+            "not canonical",
+        )?;
+        check(
+            in_64_bit_code || r.rip >> 32 == 0,
+            "RIP",
+            r.rip,
+            "beyond 32 bits outside 64-bit mode",
+        )?;
         for (register, value) in [
             ("FS_BASE", r.segments[seg::FS].base),
             ("GS_BASE", r.segments[seg::GS].base),
@@ -101,10 +138,25 @@ impl Machine {
         }
         check(r.dr6 >> 32 == 0, "DR6", r.dr6, "bits above 31 are reserved")?;
         check(r.dr7 >> 32 == 0, "DR7", r.dr7, "bits above 31 are reserved")?;
-        check(r.mxcsr & !mxcsr_mask() == 0, "MXCSR", r.mxcsr as u64, "reserved bits are set")?;
-        check(r.xcr0 & 1 != 0 && r.xcr0 & !3 == 0, "XCR0", r.xcr0, "x87 must be set, and SSE is all that may")?;
+        check(
+            r.mxcsr & !mxcsr_mask() == 0,
+            "MXCSR",
+            r.mxcsr as u64,
+            "reserved bits are set",
+        )?;
+        check(
+            r.xcr0 & 1 != 0 && r.xcr0 & !3 == 0,
+            "XCR0",
+            r.xcr0,
+            "x87 must be set, and SSE is all that may",
+        )?;
         let apic = |value: u64| value & !(0xfff | ((1 << PHYSICAL_BITS) - 1)) == 0;
-        check(apic(r.apic_base), "IA32_APIC_BASE", r.apic_base, "beyond the physical address width")
+        check(
+            apic(r.apic_base),
+            "IA32_APIC_BASE",
+            r.apic_base,
+            "beyond the physical address width",
+        )
     }
 
     /// An MSR as RDMSR would read it.
@@ -116,7 +168,10 @@ impl Machine {
     /// An MSR as WRMSR would write it; false where that faults.
     pub fn write_msr(&mut self, vcpu: VcpuId, msr: u32, value: u64) -> bool {
         let now = self.now();
-        self.runners[vcpu.index()].cpu.write_msr(&mut self.bus, now, msr, value).is_some()
+        self.runners[vcpu.index()]
+            .cpu
+            .write_msr(&mut self.bus, now, msr, value)
+            .is_some()
     }
 
     /// Reads RAM and ROM; returns the bytes done.

@@ -89,11 +89,22 @@ pub(super) fn shell(config: &MachineConfig) -> Result<(Shell, Vec<Vcpu>), Create
     }
     let Some(model) = CpuModel::by_name(&config.cpu_model) else {
         let known: Vec<_> = MODELS.iter().map(|m| m.name).collect();
-        return Err(CreateError::CpuModel { name: config.cpu_model.clone(), known: known.join(", ") });
+        return Err(CreateError::CpuModel {
+            name: config.cpu_model.clone(),
+            known: known.join(", "),
+        });
     };
     let model = Arc::new(model.clone());
-    let vcpus = (0..config.vcpus).map(|n| Vcpu::new(VcpuId(n), model.clone(), config.seed)).collect();
-    Ok((Shell { vcpus: config.vcpus, tsc_hz: TSC_HZ }, vcpus))
+    let vcpus = (0..config.vcpus)
+        .map(|n| Vcpu::new(VcpuId(n), model.clone(), config.seed))
+        .collect();
+    Ok((
+        Shell {
+            vcpus: config.vcpus,
+            tsc_hz: TSC_HZ,
+        },
+        vcpus,
+    ))
 }
 
 /// Builds the parts of a machine.
@@ -108,12 +119,19 @@ pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateEr
     });
     let mut memory = GuestMemory::new(config.memory_bytes);
     place_firmware(&mut memory, &platform);
-    let GuestImage::Linux { kernel, initrd, command_line } = &config.guest;
+    let GuestImage::Linux {
+        kernel,
+        initrd,
+        command_line,
+    } = &config.guest;
     let mut write = |address: GuestPhysAddr, bytes: &[u8]| -> Result<(), OutOfRange> {
         if memory.write(address, bytes, false).0 == bytes.len() {
             Ok(())
         } else {
-            Err(OutOfRange { address, length: bytes.len() })
+            Err(OutOfRange {
+                address,
+                length: bytes.len(),
+            })
         }
     };
     let mut context = LoadContext {
@@ -137,5 +155,9 @@ fn place_firmware(memory: &mut GuestMemory, platform: &Platform) {
         memory.write(address, &bytes, true);
     }
     // mov dx, 0cf9h; mov al, 6; out dx, al; hlt
-    memory.write(GuestPhysAddr(0xf_fff0), &[0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4], true);
+    memory.write(
+        GuestPhysAddr(0xf_fff0),
+        &[0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4],
+        true,
+    );
 }

@@ -23,7 +23,8 @@ use crate::engine::bus::{Bus, PendingFlush};
 use crate::engine::run::{Exit, Runner};
 use crate::engine::vcpu::Vcpu;
 use crate::introspect::{
-    AccessKind, Breakpoint, BreakpointId, BreakpointKind, CrashReason, Place, StepMode, StopContext, StopReason,
+    AccessKind, Breakpoint, BreakpointId, BreakpointKind, CrashReason, Place, StepMode, StopContext,
+    StopReason,
 };
 use crate::regs::{Activity, Registers, rflags, seg};
 use std::sync::Arc;
@@ -190,7 +191,11 @@ impl Machine {
             self.bus.tsc_hz,
         );
         bus.flush = PendingFlush::Nothing;
-        let runners = self.runners.iter().map(|parent| Runner::new(parent.cpu.copy())).collect();
+        let runners = self
+            .runners
+            .iter()
+            .map(|parent| Runner::new(parent.cpu.copy()))
+            .collect();
         Machine {
             bus,
             runners,
@@ -282,7 +287,9 @@ impl Machine {
 
     /// INIT (SDM vol. 3A, table 10-1): most of the reset state, with x87, SSE, MSRs, TSC and caches kept.
     fn init_vcpu(&mut self, vcpu: VcpuId) {
-        let Some(runner) = self.runners.get_mut(vcpu.index()) else { return };
+        let Some(runner) = self.runners.get_mut(vcpu.index()) else {
+            return;
+        };
         let old = runner.cpu.registers();
         let mut new = Registers::at_reset(vcpu.0 == 0);
         let cache = crate::regs::cr0::CD | crate::regs::cr0::NW;
@@ -294,7 +301,9 @@ impl Machine {
     }
 
     fn start_vcpu(&mut self, vcpu: VcpuId, page: u8) {
-        let Some(runner) = self.runners.get_mut(vcpu.index()) else { return };
+        let Some(runner) = self.runners.get_mut(vcpu.index()) else {
+            return;
+        };
         if runner.cpu.r.activity != Activity::WaitForSipi {
             return;
         }
@@ -351,7 +360,9 @@ impl Machine {
         let count = self.runners.len();
         if self.slice_left == 0 || !self.runners[self.current].runnable() {
             let first = self.current;
-            let next = (1..=count).map(|k| (first + k) % count).find(|n| self.runners[*n].runnable())?;
+            let next = (1..=count)
+                .map(|k| (first + k) % count)
+                .find(|n| self.runners[*n].runnable())?;
             self.current = next;
             self.slice_left = SLICE;
         }
@@ -361,13 +372,16 @@ impl Machine {
     fn nothing_runs(&mut self) -> RunExit {
         // Others can run when a vCPU that can't is stepped alone.
         let can_wake = self.runners.iter().any(|runner| {
-            runner.runnable() || runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
+            runner.runnable()
+                || runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
         });
         if !can_wake {
             self.crashed = Some(CrashReason::HaltedForever);
             return RunExit::Crashed(CrashReason::HaltedForever);
         }
-        RunExit::Idle { until: self.bus.platform.next_deadline() }
+        RunExit::Idle {
+            until: self.bus.platform.next_deadline(),
+        }
     }
 
     /// Runs vCPU `n` for its turn; `Some` if the run ends.
@@ -403,27 +417,43 @@ impl Machine {
         let cpu = &mut runner.cpu;
         cpu.clock = self.clock;
         let turn = if alone { CHUNK } else { self.slice_left };
-        cpu.stop_at =
-            end.min(self.bus.platform.next_deadline().0).min(self.clock + turn.min(CHUNK)).max(self.clock + 1);
+        cpu.stop_at = end
+            .min(self.bus.platform.next_deadline().0)
+            .min(self.clock + turn.min(CHUNK))
+            .max(self.clock + 1);
         cpu.yield_slice = false;
-        let here = PassedBreak { vcpu: n, rip: cpu.rip, clock: self.clock };
+        let here = PassedBreak {
+            vcpu: n,
+            rip: cpu.rip,
+            clock: self.clock,
+        };
         let exit = if stepping.is_some() || passed == Some(here) {
             cpu.stop_at = self.clock + 1;
             runner.run_precise(&mut self.bus)
         } else {
             runner.run(&mut self.bus, &mut self.cache)
         };
-        let exit = if exit == Exit::Break { self.at_breakpoint(n) } else { Ok(exit) };
+        let exit = if exit == Exit::Break {
+            self.at_breakpoint(n)
+        } else {
+            Ok(exit)
+        };
         let cpu = &mut self.runners[n].cpu;
         let used = cpu.clock - self.clock;
         self.clock = cpu.clock;
         // A step of the one whose turn it is counts: gdb passes its breakpoints so, and the schedule stays as it was.
         if !alone || n == self.current {
-            self.slice_left = if cpu.yield_slice { 0 } else { self.slice_left.saturating_sub(used) };
+            self.slice_left = if cpu.yield_slice {
+                0
+            } else {
+                self.slice_left.saturating_sub(used)
+            };
         }
         match exit {
             Err(stop) => Some(stop),
-            Ok(Exit::Watch) => self.at_watchpoint(n).or_else(|| stepping.map(|_| RunExit::Stepped)),
+            Ok(Exit::Watch) => self
+                .at_watchpoint(n)
+                .or_else(|| stepping.map(|_| RunExit::Stepped)),
             Ok(Exit::TripleFault) => Some(self.triple_fault(n)),
             Ok(Exit::PageAccess(frame, access)) => Some(page_access(n, frame, access)),
             Ok(Exit::Time | Exit::Look | Exit::Break) => stepping.map(|_| {
@@ -442,7 +472,10 @@ impl Machine {
     fn triple_fault(&mut self, n: usize) -> RunExit {
         let rip = self.runners[n].cpu.rip;
         self.clock = self.clock.max(self.runners[n].cpu.clock);
-        let reason = CrashReason::TripleFault { vcpu: VcpuId(n as u32), rip };
+        let reason = CrashReason::TripleFault {
+            vcpu: VcpuId(n as u32),
+            rip,
+        };
         self.crashed = Some(reason.clone());
         RunExit::Crashed(reason)
     }
@@ -457,7 +490,10 @@ impl Machine {
         for (id, breakpoint) in hits {
             let stops = match &breakpoint.condition {
                 None => true,
-                Some(condition) => condition.should_stop(&mut Hit { cpu, bus: &mut self.bus }),
+                Some(condition) => condition.should_stop(&mut Hit {
+                    cpu,
+                    bus: &mut self.bus,
+                }),
             };
             if stops {
                 ids.push(id);
@@ -466,22 +502,40 @@ impl Machine {
         if ids.is_empty() {
             return Ok(self.runners[n].run_precise(&mut self.bus));
         }
-        self.passed = Some(PassedBreak { vcpu: n, rip: cpu.rip, clock: cpu.clock });
+        self.passed = Some(PassedBreak {
+            vcpu: n,
+            rip: cpu.rip,
+            clock: cpu.clock,
+        });
         let address = crate::addr::GuestVirtAddr(linear);
-        Err(RunExit::Stopped { vcpu: VcpuId(n as u32), reason: StopReason::Breakpoint { ids, address } })
+        Err(RunExit::Stopped {
+            vcpu: VcpuId(n as u32),
+            reason: StopReason::Breakpoint { ids, address },
+        })
     }
 
     /// Evaluates the watchpoints that the last instruction of vCPU `n` hit.
     fn at_watchpoint(&mut self, n: usize) -> Option<RunExit> {
         self.settle();
         for hit in std::mem::take(&mut self.bus.watches.hits) {
-            let Some(breakpoint) = self.bus.watches.get(hit.id) else { continue };
+            let Some(breakpoint) = self.bus.watches.get(hit.id) else {
+                continue;
+            };
             let condition: Option<Arc<_>> = breakpoint.condition.clone();
             let cpu = &mut self.runners[n].cpu;
-            if condition.is_none_or(|c| c.should_stop(&mut Hit { cpu, bus: &mut self.bus })) {
+            if condition.is_none_or(|c| {
+                c.should_stop(&mut Hit {
+                    cpu,
+                    bus: &mut self.bus,
+                })
+            }) {
                 return Some(RunExit::Stopped {
                     vcpu: VcpuId(n as u32),
-                    reason: StopReason::Watchpoint { id: hit.id, address: hit.address, access: hit.access },
+                    reason: StopReason::Watchpoint {
+                        id: hit.id,
+                        address: hit.address,
+                        access: hit.access,
+                    },
                 });
             }
         }
@@ -490,7 +544,10 @@ impl Machine {
 }
 
 fn page_access(n: usize, frame: GuestPhysAddr, access: Option<AccessKind>) -> RunExit {
-    RunExit::Stopped { vcpu: VcpuId(n as u32), reason: StopReason::PageAccess { frame, access } }
+    RunExit::Stopped {
+        vcpu: VcpuId(n as u32),
+        reason: StopReason::PageAccess { frame, access },
+    }
 }
 
 /// The vCPU at a breakpoint, for its condition.
@@ -504,7 +561,12 @@ impl StopContext for Hit<'_> {
         self.cpu.id
     }
     fn gpr(&self, index: usize) -> u64 {
-        self.cpu.gpr.get(index).copied().filter(|_| index < 16).unwrap_or(0)
+        self.cpu
+            .gpr
+            .get(index)
+            .copied()
+            .filter(|_| index < 16)
+            .unwrap_or(0)
     }
     fn rip(&self) -> u64 {
         self.cpu.rip
@@ -525,7 +587,9 @@ impl StopContext for Hit<'_> {
                 continue;
             }
             let length = (4096 - (at as usize & 0xfff)).min(buffer.len() - done);
-            let Some(physical) = self.cpu.look_up(self.bus, at) else { return false };
+            let Some(physical) = self.cpu.look_up(self.bus, at) else {
+                return false;
+            };
             let part = &mut buffer[done..done + length];
             if self.bus.memory.read(GuestPhysAddr(physical), part) != length {
                 return false;

@@ -32,7 +32,9 @@ pub enum RestoreError {
     #[error("this is no saved machine; give a file that `kdd save` wrote")]
     NotSaved,
     /// Another program version.
-    #[error("the saved machine has format {found}, this program reads {VERSION}; restore it with the version that saved it")]
+    #[error(
+        "the saved machine has format {found}, this program reads {VERSION}; restore it with the version that saved it"
+    )]
     Version {
         /// The version found.
         found: u8,
@@ -141,7 +143,10 @@ impl Machine {
             platform: self.bus.platform.clone(),
         };
         let bytes = postcard::to_stdvec(&state).map_err(io::Error::other)?;
-        let mut out = HashingWriter { inner: writer, hasher: blake3::Hasher::new() };
+        let mut out = HashingWriter {
+            inner: writer,
+            hasher: blake3::Hasher::new(),
+        };
         out.put(MAGIC)?;
         out.put(&[VERSION])?;
         out.put(&(bytes.len() as u64).to_le_bytes())?;
@@ -160,7 +165,10 @@ impl Machine {
     /// # Errors
     /// [`RestoreError`]; nothing is kept then.
     pub fn restore(reader: &mut dyn Read) -> Result<Machine, RestoreError> {
-        let mut input = HashingReader { inner: reader, hasher: blake3::Hasher::new() };
+        let mut input = HashingReader {
+            inner: reader,
+            hasher: blake3::Hasher::new(),
+        };
         let mut head = [0; 8];
         input.take(&mut head).map_err(|error| match error {
             RestoreError::Damaged(_) => RestoreError::NotSaved,
@@ -181,7 +189,11 @@ impl Machine {
             postcard::from_bytes(&bytes).map_err(|_| RestoreError::Damaged("its state can't be decoded"))?;
         // A configuration that can't be built may come from a flipped bit: the checksum is looked at first.
         let shell = config::shell(&state.config);
-        let mut memory = GuestMemory::new(if shell.is_ok() { state.config.memory_bytes } else { 0 });
+        let mut memory = GuestMemory::new(if shell.is_ok() {
+            state.config.memory_bytes
+        } else {
+            0
+        });
         loop {
             let frame = input.take_u64()?;
             if frame == END {
@@ -195,7 +207,10 @@ impl Machine {
         }
         let expected = input.hasher.finalize();
         let mut stored = [0; 32];
-        input.inner.read_exact(&mut stored).map_err(|_| RestoreError::Damaged("its checksum is missing"))?;
+        input
+            .inner
+            .read_exact(&mut stored)
+            .map_err(|_| RestoreError::Damaged("its checksum is missing"))?;
         if expected != stored {
             return Err(RestoreError::Damaged("its checksum is wrong"));
         }

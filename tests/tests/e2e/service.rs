@@ -484,7 +484,7 @@ fn a_saved_state_that_is_damaged_or_of_another_version_is_refused() {
     let service = Service::serve(NOTHING);
     let mut bytes = std::fs::read(snapshot.state()).expect("the state");
     let path = service.scratch().path("state");
-    let mut refused = |bytes: &[u8], what: &str| {
+    let refused = |bytes: &[u8], what: &str| {
         std::fs::write(&path, bytes).expect("written");
         let line = service
             .kdd(&["create".as_ref(), "--restore".as_ref(), path.as_os_str()])

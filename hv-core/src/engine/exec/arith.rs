@@ -191,7 +191,9 @@ pub(crate) fn divide(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, signed: boo
         let shift = 128 - 2 * bits;
         let a = (dividend << shift) as i128 >> shift;
         let b = sign_extend(divisor, size) as i128;
-        let Some(q) = a.checked_div(b) else { return Err(cpu.raise(vector::DE)) };
+        let Some(q) = a.checked_div(b) else {
+            return Err(cpu.raise(vector::DE));
+        };
         let (min, max) = (-(1i128 << (bits - 1)), (1i128 << (bits - 1)) - 1);
         if q < min || q > max {
             return Err(cpu.raise(vector::DE));
@@ -268,11 +270,19 @@ pub(crate) fn decimal(cpu: &mut Vcpu, i: &Instruction) -> Exec {
             let mut carry = false;
             if adjust_low {
                 carry = if subtract { r < 6 } else { r > 0xf9 };
-                r = if subtract { r.wrapping_sub(6) } else { r.wrapping_add(6) };
+                r = if subtract {
+                    r.wrapping_sub(6)
+                } else {
+                    r.wrapping_add(6)
+                };
                 carry |= cf;
             }
             if adjust_high {
-                r = if subtract { r.wrapping_sub(0x60) } else { r.wrapping_add(0x60) };
+                r = if subtract {
+                    r.wrapping_sub(0x60)
+                } else {
+                    r.wrapping_add(0x60)
+                };
                 carry = true;
             } else if !subtract {
                 carry = false;

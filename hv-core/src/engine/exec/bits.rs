@@ -61,7 +61,11 @@ pub(crate) fn count(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             cpu.set_register(i.op0_register(), n);
             by_width!(size, T => cpu.flags.set_logic(T::from_u64(value)));
             // Only ZF can be set: any non-zero value without parity and sign.
-            cpu.flags = crate::engine::flags::Flags::from_rflags(if value == 0 { crate::regs::rflags::ZF } else { 0 });
+            cpu.flags = crate::engine::flags::Flags::from_rflags(if value == 0 {
+                crate::regs::rflags::ZF
+            } else {
+                0
+            });
         }
         Mnemonic::Tzcnt if tzcnt => {
             let n = trailing.min(bits);
@@ -79,7 +83,11 @@ pub(crate) fn count(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
                 let f = cpu.flags.to_rflags() | crate::regs::rflags::ZF;
                 cpu.flags = crate::engine::flags::Flags::from_rflags(f);
             } else {
-                let n = if matches!(mnemonic, Mnemonic::Bsf | Mnemonic::Tzcnt) { trailing } else { 63 - leading };
+                let n = if matches!(mnemonic, Mnemonic::Bsf | Mnemonic::Tzcnt) {
+                    trailing
+                } else {
+                    63 - leading
+                };
                 cpu.set_register(i.op0_register(), n);
                 let f = cpu.flags.to_rflags() & !crate::regs::rflags::ZF;
                 cpu.flags = crate::engine::flags::Flags::from_rflags(f);
@@ -123,13 +131,24 @@ pub(crate) fn bmi(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
             let (a, control) = (cpu.read_operand(bus, i, 1)?, cpu.read_operand(bus, i, 2)?);
             let (start, length) = (control as u8 as u32, (control >> 8) as u8 as u32);
             let shifted = a.checked_shr(start).unwrap_or(0);
-            let r = if length >= 64 { shifted } else { shifted & ((1 << length) - 1) } & ones;
+            let r = if length >= 64 {
+                shifted
+            } else {
+                shifted & ((1 << length) - 1)
+            } & ones;
             by_width!(size, T => cpu.flags.set_result(T::from_u64(r), false, false));
             cpu.set_register(i.op0_register(), r);
         }
         Mnemonic::Bzhi => {
-            let (a, index) = (cpu.read_operand(bus, i, 1)?, cpu.read_operand(bus, i, 2)? as u8 as u32);
-            let r = if index < bits { a & ((1u64 << index) - 1) } else { a };
+            let (a, index) = (
+                cpu.read_operand(bus, i, 1)?,
+                cpu.read_operand(bus, i, 2)? as u8 as u32,
+            );
+            let r = if index < bits {
+                a & ((1u64 << index) - 1)
+            } else {
+                a
+            };
             by_width!(size, T => cpu.flags.set_result(T::from_u64(r), index >= bits, false));
             cpu.set_register(i.op0_register(), r);
         }

@@ -26,7 +26,11 @@ impl Vcpu {
         } else {
             target > self.r.segments[seg::CS].limit as u64
         };
-        if bad { Err(self.general_protection()) } else { Ok(()) }
+        if bad {
+            Err(self.general_protection())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -66,7 +70,11 @@ pub(crate) fn ret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow> 
     };
     let target = cpu.peek(bus, 0, size)?;
     cpu.check_target(target)?;
-    let extra = if i.op_count() == 1 { i.immediate16() as u64 } else { 0 };
+    let extra = if i.op_count() == 1 {
+        i.immediate16() as u64
+    } else {
+        0
+    };
     cpu.set_stack_pointer(cpu.gpr[gpr::RSP].wrapping_add(size as u64 + extra));
     cpu.rip = target;
     Ok(Flow::Branch)
@@ -74,7 +82,11 @@ pub(crate) fn ret(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow> 
 
 pub(crate) fn conditional(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
     let taken = cpu.flags.condition(condition_code(i.condition_code()));
-    cpu.jump_near(if taken { i.near_branch_target() } else { i.next_ip() })
+    cpu.jump_near(if taken {
+        i.near_branch_target()
+    } else {
+        i.next_ip()
+    })
 }
 
 /// The 4-bit condition code of the opcode.
@@ -134,7 +146,11 @@ pub(crate) fn count_branch(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
                 }
         }
     };
-    let target = if taken { i.near_branch_target() } else { i.next_ip() };
+    let target = if taken {
+        i.near_branch_target()
+    } else {
+        i.next_ip()
+    };
     cpu.check_target(target)?;
     if !matches!(i.mnemonic(), Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz) {
         cpu.gpr[gpr::RCX] = match m {
@@ -195,7 +211,11 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
         return through_system_descriptor(cpu, bus, i, d, selector, is_call);
     }
     let rpl = (selector & 3) as u8;
-    let allowed = if d.conforming() { d.dpl() <= cpu.cpl } else { rpl <= cpu.cpl && d.dpl() == cpu.cpl };
+    let allowed = if d.conforming() {
+        d.dpl() <= cpu.cpl
+    } else {
+        rpl <= cpu.cpl && d.dpl() == cpu.cpl
+    };
     if !d.is_code() || !allowed || (cpu.long_mode() && d.long() && d.big()) {
         return Err(cpu.raise_error(vector::GP, error));
     }
@@ -203,7 +223,11 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
         return Err(cpu.raise_error(vector::NP, error));
     }
     let to_long = cpu.long_mode() && d.long();
-    if if to_long { !is_canonical(offset) } else { offset > d.limit() as u64 } {
+    if if to_long {
+        !is_canonical(offset)
+    } else {
+        offset > d.limit() as u64
+    } {
         return Err(cpu.general_protection());
     }
     cpu.mark_accessed(bus, &mut d, address)?;
@@ -221,7 +245,13 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
     Ok(Flow::Branch)
 }
 
-fn switch_task(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, selector: u16, kind: SwitchKind) -> Exec<Flow> {
+fn switch_task(
+    cpu: &mut Vcpu,
+    bus: &mut Bus,
+    i: &Instruction,
+    selector: u16,
+    kind: SwitchKind,
+) -> Exec<Flow> {
     if !cpu.precise {
         // The new task may trap at once.
         cpu.pending = Pending::Precise;
@@ -249,7 +279,11 @@ fn through_system_descriptor(
     if d.dpl() < cpu.cpl || d.dpl() < rpl {
         return Err(cpu.raise_error(vector::GP, error));
     }
-    let task_kind = if is_call { SwitchKind::Nest } else { SwitchKind::Jump };
+    let task_kind = if is_call {
+        SwitchKind::Nest
+    } else {
+        SwitchKind::Jump
+    };
     match d.kind() {
         9 if !cpu.long_mode() => {
             return switch_task(cpu, bus, i, selector, task_kind);
@@ -285,14 +319,22 @@ fn through_system_descriptor(
     }
     let (mut code, address) = cpu.read_descriptor(bus, code_selector, vector::GP)?;
     let code_error = selector_error(code_selector);
-    let allowed = if is_call || code.conforming() { code.dpl() <= cpu.cpl } else { code.dpl() == cpu.cpl };
+    let allowed = if is_call || code.conforming() {
+        code.dpl() <= cpu.cpl
+    } else {
+        code.dpl() == cpu.cpl
+    };
     if !code.is_code() || !allowed || (size == 8 && (!code.long() || code.big())) {
         return Err(cpu.raise_error(vector::GP, code_error));
     }
     if !code.present() {
         return Err(cpu.raise_error(vector::NP, code_error));
     }
-    if if size == 8 { !is_canonical(target) } else { target > code.limit() as u64 } {
+    if if size == 8 {
+        !is_canonical(target)
+    } else {
+        target > code.limit() as u64
+    } {
         return Err(cpu.general_protection());
     }
     let inner = is_call && !code.conforming() && code.dpl() < cpu.cpl;
@@ -371,7 +413,11 @@ pub(crate) fn far_return(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
         _ => 8,
     };
     let word = size as u64;
-    let extra = if i.op_count() == 1 { i.immediate16() as u64 } else { 0 };
+    let extra = if i.op_count() == 1 {
+        i.immediate16() as u64
+    } else {
+        0
+    };
     let offset = cpu.peek(bus, 0, size)?;
     let selector = cpu.peek(bus, word, size)? as u16;
     if !cpu.protected() || cpu.mode == Mode::Virtual8086 {
@@ -391,7 +437,11 @@ pub(crate) fn far_return(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
     }
     let (mut code, address) = cpu.read_descriptor(bus, selector, vector::GP)?;
     let error = selector_error(selector);
-    let dpl_ok = if code.conforming() { code.dpl() <= rpl } else { code.dpl() == rpl };
+    let dpl_ok = if code.conforming() {
+        code.dpl() <= rpl
+    } else {
+        code.dpl() == rpl
+    };
     if !code.is_code() || rpl < cpu.cpl || !dpl_ok {
         return Err(cpu.raise_error(vector::GP, error));
     }
@@ -399,7 +449,11 @@ pub(crate) fn far_return(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
         return Err(cpu.raise_error(vector::NP, error));
     }
     let to_long = cpu.long_mode() && code.long();
-    if if to_long { !is_canonical(offset) } else { offset > code.limit() as u64 } {
+    if if to_long {
+        !is_canonical(offset)
+    } else {
+        offset > code.limit() as u64
+    } {
         return Err(cpu.general_protection());
     }
     if rpl == cpu.cpl {

@@ -68,14 +68,22 @@ pub(crate) fn move_zero_extended(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction)
 /// CMOVcc: the source is read in any case, and a 32-bit destination is zero-extended in any case.
 pub(crate) fn conditional_move(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let value = cpu.read_operand(bus, i, 1)?;
-    let taken = cpu.flags.condition(super::control::condition_code(i.condition_code()));
-    let value = if taken { value } else { cpu.get_register(i.op0_register()) };
+    let taken = cpu
+        .flags
+        .condition(super::control::condition_code(i.condition_code()));
+    let value = if taken {
+        value
+    } else {
+        cpu.get_register(i.op0_register())
+    };
     cpu.set_register(i.op0_register(), value);
     Ok(())
 }
 
 pub(crate) fn set_on_condition(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
-    let value = cpu.flags.condition(super::control::condition_code(i.condition_code())) as u64;
+    let value = cpu
+        .flags
+        .condition(super::control::condition_code(i.condition_code())) as u64;
     cpu.write_operand(bus, i, 0, value)
 }
 
@@ -141,15 +149,22 @@ pub(crate) fn cmpxchg(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
 pub(crate) fn cmpxchg_pair(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let wide = i.mnemonic() == Mnemonic::Cmpxchg16b;
     let size = if wide { 8 } else { 4 };
-    let linear = if wide { cpu.aligned_operand(i, true)? } else { cpu.memory_operand(i, 8, true)? };
+    let linear = if wide {
+        cpu.aligned_operand(i, true)?
+    } else {
+        cpu.memory_operand(i, 8, true)?
+    };
     cpu.check_alignment(linear, 2 * size)?;
     cpu.check_writable(bus, linear, 2 * size)?;
     let low = cpu.load_sized(bus, linear, size)?;
     let high = cpu.load_sized(bus, linear.wrapping_add(size as u64), size)?;
     let m = if wide { u64::MAX } else { 0xffff_ffff };
     let equal = low == cpu.gpr[gpr::RAX] & m && high == cpu.gpr[gpr::RDX] & m;
-    let (new_low, new_high) =
-        if equal { (cpu.gpr[gpr::RBX] & m, cpu.gpr[gpr::RCX] & m) } else { (low, high) };
+    let (new_low, new_high) = if equal {
+        (cpu.gpr[gpr::RBX] & m, cpu.gpr[gpr::RCX] & m)
+    } else {
+        (low, high)
+    };
     let mut bytes = [0; 16];
     bytes[..size].copy_from_slice(&new_low.to_le_bytes()[..size]);
     bytes[size..2 * size].copy_from_slice(&new_high.to_le_bytes()[..size]);

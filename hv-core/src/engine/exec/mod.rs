@@ -50,10 +50,11 @@ fn next(result: Exec) -> Exec<Flow> {
 /// Executes `i`, which is number `index` of its block. `cpu.rip` is not advanced for [`Flow::Next`].
 pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16) -> Exec<Flow> {
     match i.mnemonic() {
-        M::Mov if i.op0_register().is_cr()
-            || i.op1_register().is_cr()
-            || i.op0_register().is_dr()
-            || i.op1_register().is_dr() =>
+        M::Mov
+            if i.op0_register().is_cr()
+                || i.op1_register().is_cr()
+                || i.op0_register().is_dr()
+                || i.op1_register().is_dr() =>
         {
             system::mov_special(cpu, bus, i)
         }
@@ -79,7 +80,9 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
         }
         M::Adcx | M::Adox => next(arith::add_with_one_flag(cpu, bus, i)),
         M::Daa | M::Das | M::Aaa | M::Aas | M::Aam | M::Aad => next(arith::decimal(cpu, i)),
-        M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shl | M::Sal | M::Shr | M::Sar => next(shift::execute(cpu, bus, i)),
+        M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shl | M::Sal | M::Shr | M::Sar => {
+            next(shift::execute(cpu, bus, i))
+        }
         M::Shld | M::Shrd => next(shift::double(cpu, bus, i)),
         M::Rorx | M::Sarx | M::Shlx | M::Shrx => next(shift::without_flags(cpu, bus, i)),
         M::Bt | M::Bts | M::Btr | M::Btc => next(bits::bit_test(cpu, bus, i)),

@@ -70,7 +70,11 @@ pub(crate) fn segment_index(register: Register) -> usize {
 }
 
 fn mask(size: usize) -> u64 {
-    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
+    if size >= 8 {
+        u64::MAX
+    } else {
+        (1 << (8 * size)) - 1
+    }
 }
 
 impl Vcpu {
@@ -81,12 +85,9 @@ impl Vcpu {
             None => match register {
                 Register::EIP => self.rip & 0xffff_ffff,
                 Register::RIP => self.rip,
-                Register::ES
-                | Register::CS
-                | Register::SS
-                | Register::DS
-                | Register::FS
-                | Register::GS => self.r.segments[segment_index(register)].selector as u64,
+                Register::ES | Register::CS | Register::SS | Register::DS | Register::FS | Register::GS => {
+                    self.r.segments[segment_index(register)].selector as u64
+                }
                 _ => 0,
             },
         }
@@ -96,8 +97,11 @@ impl Vcpu {
     pub(crate) fn set_register(&mut self, register: Register, value: u64) {
         if let Some((n, shift, size)) = gpr_place(register) {
             let m = mask(size) << shift;
-            self.gpr[n] =
-                if size == 4 { value & m } else { (self.gpr[n] & !m) | ((value << shift) & m) };
+            self.gpr[n] = if size == 4 {
+                value & m
+            } else {
+                (self.gpr[n] & !m) | ((value << shift) & m)
+            };
         }
     }
 
@@ -122,9 +126,7 @@ impl Vcpu {
                 let linear = self.memory_operand(i, size, false)?;
                 self.load_sized(bus, linear, size)
             }
-            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
-                Ok(i.near_branch_target())
-            }
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => Ok(i.near_branch_target()),
             _ => Ok(i.immediate(n)),
         }
     }
@@ -165,7 +167,11 @@ impl Vcpu {
         let base = i.memory_base();
         if base == Register::RIP || base == Register::EIP {
             let address = i.memory_displacement64();
-            return if base == Register::EIP { address & 0xffff_ffff } else { address };
+            return if base == Register::EIP {
+                address & 0xffff_ffff
+            } else {
+                address
+            };
         }
         let index = i.memory_index();
         let mut address = i.memory_displacement64();
@@ -175,8 +181,10 @@ impl Vcpu {
             bits = 8 * base.size();
         }
         if index != Register::None {
-            address =
-                address.wrapping_add(self.get_register(index).wrapping_mul(i.memory_index_scale() as u64));
+            address = address.wrapping_add(
+                self.get_register(index)
+                    .wrapping_mul(i.memory_index_scale() as u64),
+            );
             bits = 8 * index.size();
         }
         if base == Register::None && index == Register::None {
@@ -204,8 +212,15 @@ impl Vcpu {
     /// into an #SS (SDM vol. 1, 3.3.7.1).
     pub(crate) fn memory_segment(&self, i: &Instruction) -> usize {
         let ignored = self.mode == Mode::Long
-            && matches!(i.segment_prefix(), Register::ES | Register::CS | Register::SS | Register::DS);
-        if ignored { default_segment(i) } else { segment_index(i.memory_segment()) }
+            && matches!(
+                i.segment_prefix(),
+                Register::ES | Register::CS | Register::SS | Register::DS
+            );
+        if ignored {
+            default_segment(i)
+        } else {
+            segment_index(i.memory_segment())
+        }
     }
 
     /// The linear address of the memory operand, for an access of `size` bytes.
@@ -218,8 +233,11 @@ impl Vcpu {
     /// wrong with it.
     pub(crate) fn aligned_operand(&mut self, i: &Instruction, write: bool) -> Exec<u64> {
         let segment = self.memory_segment(i);
-        let base =
-            if self.mode == Mode::Long && segment < seg::FS { 0 } else { self.r.segments[segment].base };
+        let base = if self.mode == Mode::Long && segment < seg::FS {
+            0
+        } else {
+            self.r.segments[segment].base
+        };
         if base.wrapping_add(self.effective_address(i)) & 15 != 0 {
             return Err(self.general_protection());
         }
@@ -229,7 +247,11 @@ impl Vcpu {
     /// Segmentation: checks an access and gives its linear address (SDM vol. 3A, 3.4, 5.3 and 5.4).
     pub(crate) fn linear(&mut self, segment: usize, offset: u64, size: usize, write: bool) -> Exec<u64> {
         if self.mode == Mode::Long {
-            let base = if segment >= seg::FS { self.r.segments[segment].base } else { 0 };
+            let base = if segment >= seg::FS {
+                self.r.segments[segment].base
+            } else {
+                0
+            };
             let linear = base.wrapping_add(offset);
             if !is_canonical(linear) || !is_canonical(linear.wrapping_add(size as u64 - 1)) {
                 return Err(self.segment_fault(segment));
@@ -257,7 +279,14 @@ impl Vcpu {
     }
 
     fn segment_fault(&mut self, segment: usize) -> Abort {
-        self.raise_error(if segment == seg::SS { vector::SS } else { vector::GP }, 0)
+        self.raise_error(
+            if segment == seg::SS {
+                vector::SS
+            } else {
+                vector::GP
+            },
+            0,
+        )
     }
 }
 
@@ -274,5 +303,9 @@ fn access_allowed(s: &Segment, write: bool) -> bool {
         return false;
     }
     let code = s.kind() & 8 != 0;
-    if write { !code && s.kind() & 2 != 0 } else { !code || s.kind() & 2 != 0 }
+    if write {
+        !code && s.kind() & 2 != 0
+    } else {
+        !code || s.kind() & 2 != 0
+    }
 }

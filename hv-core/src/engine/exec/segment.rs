@@ -18,7 +18,11 @@ impl Descriptor {
     }
     pub(crate) fn limit(self) -> u32 {
         let limit = (self.raw & 0xffff) as u32 | (self.raw >> 32 & 0xf_0000) as u32;
-        if self.raw >> 55 & 1 != 0 { limit << 12 | 0xfff } else { limit }
+        if self.raw >> 55 & 1 != 0 {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        }
     }
     pub(crate) fn attributes(self) -> u32 {
         (self.raw >> 40 & 0xf0ff) as u32
@@ -48,7 +52,12 @@ impl Descriptor {
         self.raw >> 54 & 1 != 0
     }
     pub(crate) fn segment(self, selector: u16) -> Segment {
-        Segment { selector, base: self.base(), limit: self.limit(), attributes: self.attributes() }
+        Segment {
+            selector,
+            base: self.base(),
+            limit: self.limit(),
+            attributes: self.attributes(),
+        }
     }
     // Gates.
     pub(crate) fn gate_selector(self) -> u16 {
@@ -87,7 +96,10 @@ impl Vcpu {
         let address = self.wrap_linear(base.wrapping_add(offset));
         let mut bytes = [0; 8];
         self.load_system(bus, address, &mut bytes)?;
-        let mut d = Descriptor { raw: u64::from_le_bytes(bytes), base_high: 0 };
+        let mut d = Descriptor {
+            raw: u64::from_le_bytes(bytes),
+            base_high: 0,
+        };
         if self.long_mode() && !d.is_code_or_data() {
             if offset + 15 > limit {
                 return Err(self.raise_error(fault, selector_error(selector)));
@@ -108,7 +120,12 @@ impl Vcpu {
     }
 
     pub(crate) fn null_segment(&self, selector: u16) -> Segment {
-        Segment { selector, base: 0, limit: 0, attributes: Segment::UNUSABLE }
+        Segment {
+            selector,
+            base: 0,
+            limit: 0,
+            attributes: Segment::UNUSABLE,
+        }
     }
 
     /// Loads DS, ES, FS, GS or SS by MOV, POP or LxS.
@@ -208,7 +225,11 @@ impl Vcpu {
             return Err(self.raise_error(vector::GP, error));
         }
         let (mut d, address) = self.read_descriptor(bus, selector, vector::GP)?;
-        let wanted = if task { d.kind() == 9 || (d.kind() == 1 && !self.long_mode()) } else { d.kind() == 2 };
+        let wanted = if task {
+            d.kind() == 9 || (d.kind() == 1 && !self.long_mode())
+        } else {
+            d.kind() == 2
+        };
         if d.is_code_or_data() || !wanted {
             return Err(self.raise_error(vector::GP, error));
         }
@@ -231,7 +252,12 @@ impl Vcpu {
             let s = self.r.segments[index];
             let conforming_code = s.kind() & 0xc == 0xc;
             if !s.unusable() && s.is_code_or_data() && !conforming_code && s.dpl() < self.cpl {
-                self.r.segments[index] = Segment { selector: 0, base: s.base, limit: 0, attributes: Segment::UNUSABLE };
+                self.r.segments[index] = Segment {
+                    selector: 0,
+                    base: s.base,
+                    limit: 0,
+                    attributes: Segment::UNUSABLE,
+                };
                 if index < seg::FS {
                     self.r.segments[index].base = 0;
                 }
@@ -254,7 +280,13 @@ pub(crate) fn inspect(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         match cpu.read_descriptor(bus, selector, vector::GP) {
             Ok((d, _)) => Some(d),
             Err(abort) => {
-                if matches!(cpu.pending, crate::engine::vcpu::Pending::Exception { vector: vector::GP, .. }) {
+                if matches!(
+                    cpu.pending,
+                    crate::engine::vcpu::Pending::Exception {
+                        vector: vector::GP,
+                        ..
+                    }
+                ) {
                     cpu.pending = crate::engine::vcpu::Pending::Nothing;
                     None
                 } else {
@@ -267,15 +299,26 @@ pub(crate) fn inspect(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         let visible = (d.is_code() && d.conforming()) || d.dpl() >= cpu.cpl.max((selector & 3) as u8);
         let system_type_ok = |allowed: &[u32]| d.is_code_or_data() || allowed.contains(&d.kind());
         match i.mnemonic() {
-            Mnemonic::Verr => (d.is_code_or_data() && visible && (!d.is_code() || d.kind() & 2 != 0)).then_some(0),
-            Mnemonic::Verw => (d.is_code_or_data() && visible && !d.is_code() && d.kind() & 2 != 0).then_some(0),
+            Mnemonic::Verr => {
+                (d.is_code_or_data() && visible && (!d.is_code() || d.kind() & 2 != 0)).then_some(0)
+            }
+            Mnemonic::Verw => {
+                (d.is_code_or_data() && visible && !d.is_code() && d.kind() & 2 != 0).then_some(0)
+            }
             Mnemonic::Lar => {
-                let allowed: &[u32] =
-                    if cpu.long_mode() { &[2, 9, 11, 12] } else { &[1, 2, 3, 4, 5, 9, 11, 12] };
+                let allowed: &[u32] = if cpu.long_mode() {
+                    &[2, 9, 11, 12]
+                } else {
+                    &[1, 2, 3, 4, 5, 9, 11, 12]
+                };
                 (visible && system_type_ok(allowed)).then_some(d.raw >> 32 & 0x00ff_ff00)
             }
             _ => {
-                let allowed: &[u32] = if cpu.long_mode() { &[2, 9, 11] } else { &[1, 2, 3, 9, 11] };
+                let allowed: &[u32] = if cpu.long_mode() {
+                    &[2, 9, 11]
+                } else {
+                    &[1, 2, 3, 9, 11]
+                };
                 (visible && system_type_ok(allowed)).then_some(d.limit() as u64)
             }
         }

@@ -41,7 +41,11 @@ pub(crate) fn shift<T: Width>(flags: &mut Flags, op: Shift, value: T, count: u8)
         Shift::Shr => {
             let r = T::from_u64(v.checked_shr(count).unwrap_or(0));
             let cf = v.checked_shr(count - 1).unwrap_or(0) & 1 != 0;
-            let of = if count == 1 { v >> top & 1 != 0 } else { (r.to_u64() ^ r.to_u64() << 1) >> top & 1 != 0 };
+            let of = if count == 1 {
+                v >> top & 1 != 0
+            } else {
+                (r.to_u64() ^ r.to_u64() << 1) >> top & 1 != 0
+            };
             flags.set_result(r, cf, of);
             r
         }
@@ -54,14 +58,22 @@ pub(crate) fn shift<T: Width>(flags: &mut Flags, op: Shift, value: T, count: u8)
         }
         Shift::Rol => {
             let n = count % bits;
-            let r = if n == 0 { value } else { T::from_u64(v << n | v >> (bits - n)) };
+            let r = if n == 0 {
+                value
+            } else {
+                T::from_u64(v << n | v >> (bits - n))
+            };
             let cf = r.to_u64() & 1 != 0;
             flags.set_cf_of(cf, cf != (r.to_u64() >> top & 1 != 0));
             r
         }
         Shift::Ror => {
             let n = count % bits;
-            let r = if n == 0 { value } else { T::from_u64(v >> n | v << (bits - n)) };
+            let r = if n == 0 {
+                value
+            } else {
+                T::from_u64(v >> n | v << (bits - n))
+            };
             let cf = r.to_u64() >> top & 1 != 0;
             flags.set_cf_of(cf, cf != (r.to_u64() >> (top - 1) & 1 != 0));
             r
@@ -79,7 +91,11 @@ pub(crate) fn shift<T: Width>(flags: &mut Flags, op: Shift, value: T, count: u8)
             let cf = r >> bits & 1 != 0;
             let value = T::from_u64(r as u64);
             let high = value.to_u64() >> top & 1 != 0;
-            let of = if op == Shift::Rcl { cf != high } else { high != (value.to_u64() >> (top - 1) & 1 != 0) };
+            let of = if op == Shift::Rcl {
+                cf != high
+            } else {
+                high != (value.to_u64() >> (top - 1) & 1 != 0)
+            };
             flags.set_cf_of(cf, of);
             value
         }
@@ -103,7 +119,8 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let value = cpu.read_operand_for_write(bus, i, 0)?;
     let mut flags = cpu.flags;
     let op = by_mnemonic(i.mnemonic());
-    let r = by_width!(Vcpu::operand_size(i, 0), T => shift(&mut flags, op, T::from_u64(value), count).to_u64());
+    let r =
+        by_width!(Vcpu::operand_size(i, 0), T => shift(&mut flags, op, T::from_u64(value), count).to_u64());
     cpu.write_operand(bus, i, 0, r)?;
     cpu.flags = flags;
     Ok(())

@@ -12,7 +12,8 @@ impl Vcpu {
     pub(crate) fn stack_mask(&self) -> u64 {
         if self.mode == Mode::Long {
             u64::MAX
-        } else if self.protected() && self.mode != Mode::Virtual8086 && self.r.segments[seg::SS].default_big() {
+        } else if self.protected() && self.mode != Mode::Virtual8086 && self.r.segments[seg::SS].default_big()
+        {
             0xffff_ffff
         } else {
             0xffff
@@ -136,7 +137,8 @@ pub(crate) fn pop_flags(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec 
     }
     let size = size_of_stack_operation(i);
     let value = cpu.pop(bus, size)?;
-    let mut change = rflags::STATUS | rflags::TF | rflags::DF | rflags::NT | rflags::RF | rflags::AC | rflags::ID;
+    let mut change =
+        rflags::STATUS | rflags::TF | rflags::DF | rflags::NT | rflags::RF | rflags::AC | rflags::ID;
     if cpu.cpl == 0 {
         change |= rflags::IOPL;
     }
@@ -156,7 +158,11 @@ pub(crate) fn pop_flags(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec 
 pub(crate) fn enter(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let size = match i.mnemonic() {
         Mnemonic::Enter if cpu.mode == Mode::Long => {
-            if i.code() == iced_x86::Code::Enterw_imm16_imm8 { 2 } else { 8 }
+            if i.code() == iced_x86::Code::Enterw_imm16_imm8 {
+                2
+            } else {
+                8
+            }
         }
         _ => match i.code() {
             iced_x86::Code::Enterw_imm16_imm8 => 2,
@@ -229,5 +235,9 @@ pub(crate) fn bound(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
         let signed = |v: u64| T::from_u64(v).sign_extend() as i64;
         signed(index) < signed(low) || signed(index) > signed(high)
     });
-    if outside { Err(cpu.raise(vector::BR)) } else { Ok(()) }
+    if outside {
+        Err(cpu.raise(vector::BR))
+    } else {
+        Ok(())
+    }
 }

@@ -85,9 +85,19 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     let (kind, size) = classify(i.mnemonic());
     let mask = address_mask(i);
     let backwards = cpu.rflags & rflags::DF != 0;
-    let step = if backwards { (size as u64).wrapping_neg() } else { size as u64 };
+    let step = if backwards {
+        (size as u64).wrapping_neg()
+    } else {
+        size as u64
+    };
     let source = cpu.memory_segment(i);
-    let it = Iteration { kind, size, mask, source, step };
+    let it = Iteration {
+        kind,
+        size,
+        mask,
+        source,
+        step,
+    };
     if matches!(kind, Kind::Ins | Kind::Outs) && !cpu.precise {
         cpu.pending = crate::engine::vcpu::Pending::Precise;
         return Err(crate::engine::vcpu::Abort);
@@ -95,14 +105,22 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     let repeated = i.has_rep_prefix() || i.has_repne_prefix();
     if !repeated {
         one(cpu, bus, &it)?;
-        return Ok(if matches!(kind, Kind::Ins | Kind::Outs) { leave(cpu, i) } else { Flow::Next });
+        return Ok(if matches!(kind, Kind::Ins | Kind::Outs) {
+            leave(cpu, i)
+        } else {
+            Flow::Next
+        });
     }
     let mut count = cpu.gpr[gpr::RCX] & mask;
     if count == 0 {
         cpu.rip = i.next_ip();
         return Ok(Flow::Branch);
     }
-    let budget = if cpu.precise { 1 } else { cpu.stop_at.saturating_sub(cpu.clock + index as u64).max(1) };
+    let budget = if cpu.precise {
+        1
+    } else {
+        cpu.stop_at.saturating_sub(cpu.clock + index as u64).max(1)
+    };
     let mut done = 0;
     let mut finished = false;
     while done < budget {
@@ -137,7 +155,11 @@ pub(crate) fn execute(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, index: u16
     }
     cpu.clock += done - 1;
     cpu.rip = if finished { i.next_ip() } else { i.ip() };
-    Ok(if matches!(kind, Kind::Ins | Kind::Outs) { Flow::Leave } else { Flow::Branch })
+    Ok(if matches!(kind, Kind::Ins | Kind::Outs) {
+        Flow::Leave
+    } else {
+        Flow::Branch
+    })
 }
 
 fn leave(cpu: &mut Vcpu, i: &Instruction) -> Flow {
@@ -155,7 +177,11 @@ fn bulk(cpu: &mut Vcpu, it: &Iteration, count: u64) -> u64 {
     let room = |address: u64| (0x1000 - (address & 0xfff)) / size;
     let mut n = count.min(room(to));
     if it.kind == Kind::Movs {
-        let base = if it.source >= seg::FS { cpu.r.segments[it.source].base } else { 0 };
+        let base = if it.source >= seg::FS {
+            cpu.r.segments[it.source].base
+        } else {
+            0
+        };
         let from = cpu.gpr[gpr::RSI].wrapping_add(base);
         n = n.min(room(from));
         if n == 0 || !cpu.tlb.copy(cpu.view, from, to, (n * size) as usize) {
@@ -164,7 +190,8 @@ fn bulk(cpu: &mut Vcpu, it: &Iteration, count: u64) -> u64 {
         cpu.gpr[gpr::RSI] = cpu.gpr[gpr::RSI].wrapping_add(n * size);
     } else {
         let a = cpu.gpr[gpr::RAX];
-        let filled = n > 0 && by_width!(it.size, T => cpu.tlb.fill::<T>(cpu.view, to, T::from_u64(a), n as usize));
+        let filled =
+            n > 0 && by_width!(it.size, T => cpu.tlb.fill::<T>(cpu.view, to, T::from_u64(a), n as usize));
         if !filled {
             return 0;
         }
@@ -186,7 +213,8 @@ fn one(cpu: &mut Vcpu, bus: &mut Bus, it: &Iteration) -> Exec {
         let linear = cpu.linear(seg::ES, di, size, true)?;
         cpu.check_writable(bus, linear, size)?;
         cpu.check_guest_port_watch(port, size);
-        bus.platform.port_read(crate::Ticks(cpu.clock), cpu.id, port, size as u8) as u64
+        bus.platform
+            .port_read(crate::Ticks(cpu.clock), cpu.id, port, size as u8) as u64
     } else if reads_source {
         if it.kind == Kind::Outs {
             cpu.check_port(bus, cpu.gpr[gpr::RDX] as u16, size)?;
@@ -215,7 +243,8 @@ fn one(cpu: &mut Vcpu, bus: &mut Bus, it: &Iteration) -> Exec {
         Kind::Outs => {
             let port = cpu.gpr[gpr::RDX] as u16;
             cpu.check_guest_port_watch(port, size);
-            bus.platform.port_write(crate::Ticks(cpu.clock), cpu.id, port, size as u8, value as u32);
+            bus.platform
+                .port_write(crate::Ticks(cpu.clock), cpu.id, port, size as u8, value as u32);
         }
     }
     if reads_source {

@@ -12,7 +12,11 @@ use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
 impl Vcpu {
     pub(crate) fn require_cpl0(&mut self) -> Exec {
-        if self.cpl != 0 { Err(self.general_protection()) } else { Ok(()) }
+        if self.cpl != 0 {
+            Err(self.general_protection())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn cpuid_context(&self, bus: &Bus) -> Context {
@@ -86,7 +90,11 @@ impl Vcpu {
         if self.long_mode() && value >> crate::engine::mmu::PHYSICAL_BITS != 0 {
             return Err(self.general_protection());
         }
-        self.r.cr3 = if self.long_mode() { value } else { value & 0xffff_ffff };
+        self.r.cr3 = if self.long_mode() {
+            value
+        } else {
+            value & 0xffff_ffff
+        };
         self.flush_tlb();
         Ok(())
     }
@@ -102,7 +110,12 @@ impl Vcpu {
     }
 
     fn flat_stack(selector: u16, dpl: u8) -> Segment {
-        Segment { selector, base: 0, limit: 0xffff_ffff, attributes: 0xc093 | (dpl as u32) << 5 }
+        Segment {
+            selector,
+            base: 0,
+            limit: 0xffff_ffff,
+            attributes: 0xc093 | (dpl as u32) << 5,
+        }
     }
 }
 
@@ -158,7 +171,11 @@ fn check_pointers(cpu: &mut Vcpu, bus: &Bus, register: Register, value: u64) -> 
         _ => return Ok(()),
     }
     let pae = mode & cr0::PG != 0 && features & cr4::PAE != 0 && cpu.r.efer & efer::LME == 0;
-    if pae && !cpu.pointers_are_valid(bus, root) { Err(cpu.general_protection()) } else { Ok(()) }
+    if pae && !cpu.pointers_are_valid(bus, root) {
+        Err(cpu.general_protection())
+    } else {
+        Ok(())
+    }
 }
 
 /// SDM vol. 3B, 17.2.
@@ -299,7 +316,10 @@ pub(crate) fn read_selector(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, n: u
 
 pub(crate) fn cpuid(cpu: &mut Vcpu, bus: &mut Bus) {
     let context = cpu.cpuid_context(bus);
-    let leaf = cpu.model.clone().cpuid(cpu.gpr[gpr::RAX] as u32, cpu.gpr[gpr::RCX] as u32, &context);
+    let leaf = cpu
+        .model
+        .clone()
+        .cpuid(cpu.gpr[gpr::RAX] as u32, cpu.gpr[gpr::RCX] as u32, &context);
     cpu.gpr[gpr::RAX] = leaf.eax as u64;
     cpu.gpr[gpr::RBX] = leaf.ebx as u64;
     cpu.gpr[gpr::RCX] = leaf.ecx as u64;
@@ -327,7 +347,9 @@ pub(crate) fn msr(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, now: Ticks) ->
     cpu.require_cpl0()?;
     let number = cpu.gpr[gpr::RCX] as u32;
     if i.mnemonic() == Mnemonic::Rdmsr {
-        let Some(value) = cpu.read_msr(bus, now, number) else { return Err(cpu.general_protection()) };
+        let Some(value) = cpu.read_msr(bus, now, number) else {
+            return Err(cpu.general_protection());
+        };
         cpu.gpr[gpr::RAX] = value & 0xffff_ffff;
         cpu.gpr[gpr::RDX] = value >> 32;
         return Ok(Flow::Next);
@@ -363,7 +385,11 @@ pub(crate) fn system_call(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
             }
             cpu.require_cpl0()?;
             let wide = i.code() == Code::Sysretq;
-            let target = if wide { cpu.gpr[gpr::RCX] } else { cpu.gpr[gpr::RCX] & 0xffff_ffff };
+            let target = if wide {
+                cpu.gpr[gpr::RCX]
+            } else {
+                cpu.gpr[gpr::RCX] & 0xffff_ffff
+            };
             if !is_canonical(target) {
                 return Err(cpu.general_protection());
             }
@@ -390,8 +416,16 @@ pub(crate) fn system_call(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
             cpu.r.segments[seg::SS] = Vcpu::flat_stack(selector.wrapping_add(8), 0);
             cpu.cpl = 0;
             let flags = cpu.rflags() & !(rflags::VM | rflags::IF);
-            cpu.gpr[gpr::RSP] = if long { cpu.r.msrs.sysenter_esp } else { cpu.r.msrs.sysenter_esp & 0xffff_ffff };
-            cpu.rip = if long { cpu.r.msrs.sysenter_eip } else { cpu.r.msrs.sysenter_eip & 0xffff_ffff };
+            cpu.gpr[gpr::RSP] = if long {
+                cpu.r.msrs.sysenter_esp
+            } else {
+                cpu.r.msrs.sysenter_esp & 0xffff_ffff
+            };
+            cpu.rip = if long {
+                cpu.r.msrs.sysenter_eip
+            } else {
+                cpu.r.msrs.sysenter_eip & 0xffff_ffff
+            };
             cpu.set_rflags(flags);
         }
         _ => {
@@ -423,7 +457,11 @@ pub(crate) fn system_call(cpu: &mut Vcpu, i: &Instruction) -> Exec<Flow> {
 /// After an instruction that may have set IF or TF and has set RIP: whether the block loop must look.
 pub(crate) fn after_interrupt_flag(cpu: &Vcpu) -> Flow {
     let takes = cpu.rflags & rflags::IF != 0 && cpu.interrupt_line;
-    if takes || cpu.rflags & rflags::TF != 0 { Flow::Leave } else { Flow::Branch }
+    if takes || cpu.rflags & rflags::TF != 0 {
+        Flow::Leave
+    } else {
+        Flow::Branch
+    }
 }
 
 /// CLI and STI, with CR4.PVI and VME left out (not advertised).
@@ -480,7 +518,11 @@ pub(crate) fn segment_base(cpu: &mut Vcpu, i: &Instruction) -> Exec {
     if cpu.mode != Mode::Long || cpu.r.cr4 & cr4::FSGSBASE == 0 {
         return Err(cpu.undefined());
     }
-    let index = if matches!(i.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Wrfsbase) { seg::FS } else { seg::GS };
+    let index = if matches!(i.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Wrfsbase) {
+        seg::FS
+    } else {
+        seg::GS
+    };
     if matches!(i.mnemonic(), Mnemonic::Rdfsbase | Mnemonic::Rdgsbase) {
         let base = cpu.r.segments[index].base;
         cpu.set_register(i.op0_register(), base);
@@ -501,7 +543,11 @@ pub(crate) fn invalidate(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
     if i.mnemonic() == Mnemonic::Invlpg {
         let offset = cpu.effective_address(i);
         let index = super::operand::segment_index(i.memory_segment());
-        let base = if cpu.mode == Mode::Long && index < seg::FS { 0 } else { cpu.r.segments[index].base };
+        let base = if cpu.mode == Mode::Long && index < seg::FS {
+            0
+        } else {
+            cpu.r.segments[index].base
+        };
         cpu.invalidate_page(base.wrapping_add(offset));
     } else {
         if cpu.model.leaf7_ebx & feature::INVPCID == 0 {

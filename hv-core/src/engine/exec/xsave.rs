@@ -108,7 +108,10 @@ pub(crate) fn xsave(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     if supervisor {
         cpu.require_cpl0()?;
     }
-    let wide = matches!(m, M::Xsave64 | M::Xsaveopt64 | M::Xsavec64 | M::Xsaves64 | M::Xrstor64 | M::Xrstors64);
+    let wide = matches!(
+        m,
+        M::Xsave64 | M::Xsaveopt64 | M::Xsavec64 | M::Xsaves64 | M::Xrstor64 | M::Xrstors64
+    );
     let requested = (cpu.gpr[gpr::RDX] << 32 | cpu.gpr[gpr::RAX] & 0xffff_ffff) & cpu.r.xcr0;
     let restore = matches!(m, M::Xrstor | M::Xrstor64 | M::Xrstors | M::Xrstors64);
     let linear = cpu.memory_operand(i, XSAVE_SIZE as usize, !restore)?;
@@ -121,7 +124,11 @@ pub(crate) fn xsave(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec {
     let compact = matches!(m, M::Xsavec | M::Xsavec64 | M::Xsaves | M::Xsaves64);
     let optimised = matches!(m, M::Xsaveopt | M::Xsaveopt64);
     let inuse = in_use(cpu);
-    let saved = if compact || optimised { requested & inuse } else { requested };
+    let saved = if compact || optimised {
+        requested & inuse
+    } else {
+        requested
+    };
     let mut legacy = [0; 512];
     cpu.load_bytes(bus, linear, &mut legacy)?;
     let mut header = [0; 64];

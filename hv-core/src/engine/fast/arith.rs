@@ -266,13 +266,24 @@ fn lower_alu(i: &Instruction, kind: Alu) -> Option<Op> {
         return Some(op);
     }
     if let Some(imm) = immediate(i, 1) {
-        return Some(Op { dst, imm, ..Op::new(by_alu!(kind, size, alu_ri)) });
+        return Some(Op {
+            dst,
+            imm,
+            ..Op::new(by_alu!(kind, size, alu_ri))
+        });
     }
     let src = register(i, 1)?;
     if kind == Alu::Xor && src == dst && size >= 4 {
-        return Some(Op { dst, ..Op::new(handler!(zero_register)) });
+        return Some(Op {
+            dst,
+            ..Op::new(handler!(zero_register))
+        });
     }
-    Some(Op { dst, src, ..Op::new(by_alu!(kind, size, alu_rr)) })
+    Some(Op {
+        dst,
+        src,
+        ..Op::new(by_alu!(kind, size, alu_rr))
+    })
 }
 
 fn lower_test(i: &Instruction) -> Option<Op> {
@@ -290,9 +301,17 @@ fn lower_test(i: &Instruction) -> Option<Op> {
     }
     let dst = register(i, 0)?;
     if let Some(imm) = immediate(i, 1) {
-        return Some(Op { dst, imm, ..Op::new(widths!(size, test_ri)) });
+        return Some(Op {
+            dst,
+            imm,
+            ..Op::new(widths!(size, test_ri))
+        });
     }
-    Some(Op { dst, src: register(i, 1)?, ..Op::new(widths!(size, test_rr)) })
+    Some(Op {
+        dst,
+        src: register(i, 1)?,
+        ..Op::new(widths!(size, test_rr))
+    })
 }
 
 fn lower_increment(i: &Instruction) -> Option<Op> {
@@ -301,19 +320,37 @@ fn lower_increment(i: &Instruction) -> Option<Op> {
     if is_memory(i, 0) {
         return memory_op(
             i,
-            if down { widths!(size, increment_m, true) } else { widths!(size, increment_m, false) },
+            if down {
+                widths!(size, increment_m, true)
+            } else {
+                widths!(size, increment_m, false)
+            },
         );
     }
-    let handler = if down { widths!(size, increment_r, true) } else { widths!(size, increment_r, false) };
-    Some(Op { dst: register(i, 0)?, ..Op::new(handler) })
+    let handler = if down {
+        widths!(size, increment_r, true)
+    } else {
+        widths!(size, increment_r, false)
+    };
+    Some(Op {
+        dst: register(i, 0)?,
+        ..Op::new(handler)
+    })
 }
 
 fn lower_shift(i: &Instruction) -> Option<Op> {
     let (dst, size, kind) = (register(i, 0)?, size_of(i, 0), by_mnemonic(i.mnemonic()));
     if let Some(imm) = immediate(i, 1) {
-        return Some(Op { dst, imm, ..Op::new(by_shift!(kind, size, shift_ri)) });
+        return Some(Op {
+            dst,
+            imm,
+            ..Op::new(by_shift!(kind, size, shift_ri))
+        });
     }
-    Some(Op { dst, ..Op::new(by_shift!(kind, size, shift_rcl)) })
+    Some(Op {
+        dst,
+        ..Op::new(by_shift!(kind, size, shift_rcl))
+    })
 }
 
 fn lower_imul(i: &Instruction) -> Option<Op> {
@@ -324,14 +361,23 @@ fn lower_imul(i: &Instruction) -> Option<Op> {
     let dst = register(i, 0)?;
     if i.op_count() == 3 {
         let imm = immediate(i, 2)?;
-        return Some(Op { dst, src: register(i, 1)?, imm, ..Op::new(widths!(size, imul_rri)) });
+        return Some(Op {
+            dst,
+            src: register(i, 1)?,
+            imm,
+            ..Op::new(widths!(size, imul_rri))
+        });
     }
     if is_memory(i, 1) {
         let mut op = memory_op(i, widths!(size, imul_rm))?;
         op.dst = dst;
         return Some(op);
     }
-    Some(Op { dst, src: register(i, 1)?, ..Op::new(widths!(size, imul_rr)) })
+    Some(Op {
+        dst,
+        src: register(i, 1)?,
+        ..Op::new(widths!(size, imul_rr))
+    })
 }
 
 /// The fast form, if the instruction is of this group and has one.
@@ -350,14 +396,22 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         M::Neg | M::Not => {
             let dst = register(i, 0)?;
             let size = size_of(i, 0);
-            let handler = if i.mnemonic() == M::Neg { widths!(size, neg_r) } else { widths!(size, not_r) };
-            Some(Op { dst, ..Op::new(handler) })
+            let handler = if i.mnemonic() == M::Neg {
+                widths!(size, neg_r)
+            } else {
+                widths!(size, not_r)
+            };
+            Some(Op {
+                dst,
+                ..Op::new(handler)
+            })
         }
         M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror => lower_shift(i),
         M::Imul => lower_imul(i),
-        M::Mul if is_register(i, 0) && size_of(i, 0) == 8 => {
-            Some(Op { dst: register(i, 0)?, ..Op::new(handler!(mul_r64)) })
-        }
+        M::Mul if is_register(i, 0) && size_of(i, 0) == 8 => Some(Op {
+            dst: register(i, 0)?,
+            ..Op::new(handler!(mul_r64))
+        }),
         _ => None,
     }
 }

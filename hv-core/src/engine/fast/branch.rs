@@ -121,13 +121,23 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     match i.mnemonic() {
         M::Call if i.code() == iced_x86::Code::Call_rel32_64 => {
             let target = i.near_branch_target();
-            is_canonical(target)
-                .then(|| Op { imm: target, disp: i.next_ip(), stack: true, ..Op::new(handler!(call_i)) })
+            is_canonical(target).then(|| Op {
+                imm: target,
+                disp: i.next_ip(),
+                stack: true,
+                ..Op::new(handler!(call_i))
+            })
         }
-        M::Ret if i.code() == iced_x86::Code::Retnq => Some(Op { stack: true, ..Op::new(handler!(ret)) }),
+        M::Ret if i.code() == iced_x86::Code::Retnq => Some(Op {
+            stack: true,
+            ..Op::new(handler!(ret))
+        }),
         M::Jmp if i.op0_kind() == OpKind::NearBranch64 => {
             let target = i.near_branch_target();
-            is_canonical(target).then(|| Op { imm: target, ..Op::new(handler!(jmp_i)) })
+            is_canonical(target).then(|| Op {
+                imm: target,
+                ..Op::new(handler!(jmp_i))
+            })
         }
         M::Nop
         | M::Endbr64
@@ -141,8 +151,11 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
         _ if i.is_jcc_short_or_near() => {
             let (target, next) = (i.near_branch_target(), i.next_ip());
             let c = condition_code(i.condition_code());
-            (i.op0_kind() == OpKind::NearBranch64 && is_canonical(target) && is_canonical(next))
-                .then(|| Op { imm: target, disp: next, ..Op::new(by_condition!(c, jcc_handler,)) })
+            (i.op0_kind() == OpKind::NearBranch64 && is_canonical(target) && is_canonical(next)).then(|| Op {
+                imm: target,
+                disp: next,
+                ..Op::new(by_condition!(c, jcc_handler,))
+            })
         }
         _ => None,
     }

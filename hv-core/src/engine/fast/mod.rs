@@ -86,7 +86,9 @@ fn put<T: Width>(cpu: &mut Vcpu, n: u8, value: T) {
 
 #[inline(always)]
 fn offset(cpu: &Vcpu, op: &Op) -> u64 {
-    reg(cpu, op.base).wrapping_add(reg(cpu, op.index) << (op.scale & 3)).wrapping_add(op.disp)
+    reg(cpu, op.base)
+        .wrapping_add(reg(cpu, op.index) << (op.scale & 3))
+        .wrapping_add(op.disp)
 }
 
 #[inline(always)]
@@ -108,7 +110,11 @@ fn is_register(i: &Instruction, n: u32) -> bool {
 
 /// The register operand `n`, where it has a fast form.
 fn register(i: &Instruction, n: u32) -> Option<u8> {
-    if is_register(i, n) { plain(i.op_register(n)) } else { None }
+    if is_register(i, n) {
+        plain(i.op_register(n))
+    } else {
+        None
+    }
 }
 
 fn is_memory(i: &Instruction, n: u32) -> bool {
@@ -174,5 +180,8 @@ pub(crate) fn lower(i: &Instruction) -> Option<Op> {
     if i.has_rep_prefix() && !matches!(i.mnemonic(), M::Ret | M::Nop) {
         return None;
     }
-    arith::lower(i).or_else(|| moves::lower(i)).or_else(|| branch::lower(i)).or_else(|| sse::lower(i))
+    arith::lower(i)
+        .or_else(|| moves::lower(i))
+        .or_else(|| branch::lower(i))
+        .or_else(|| sse::lower(i))
 }

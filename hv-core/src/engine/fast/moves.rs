@@ -61,14 +61,22 @@ fn mov_mi<T: Width>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
 #[inline(always)]
 fn extend_rr<S: Width, D: Width, const SIGNED: bool>(cpu: &mut Vcpu, _: &mut Bus, op: &Op) -> Flow {
     let v = get::<S>(cpu, op.src);
-    put(cpu, op.dst, D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }));
+    put(
+        cpu,
+        op.dst,
+        D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }),
+    );
     Flow::Next
 }
 
 #[inline(always)]
 fn extend_rm<S: Width, D: Width, const SIGNED: bool>(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
     let v = attempt!(cpu.load::<S>(bus, ea(cpu, op)));
-    put(cpu, op.dst, D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }));
+    put(
+        cpu,
+        op.dst,
+        D::from_u64(if SIGNED { v.sign_extend() } else { v.to_u64() }),
+    );
     Flow::Next
 }
 
@@ -208,25 +216,43 @@ fn lower_mov(i: &Instruction) -> Option<Op> {
         return Some(op);
     }
     if let Some(imm) = immediate(i, 1) {
-        return Some(Op { dst, imm, ..Op::new(widths!(size, mov_ri)) });
+        return Some(Op {
+            dst,
+            imm,
+            ..Op::new(widths!(size, mov_ri))
+        });
     }
-    Some(Op { dst, src: register(i, 1)?, ..Op::new(widths!(size, mov_rr)) })
+    Some(Op {
+        dst,
+        src: register(i, 1)?,
+        ..Op::new(widths!(size, mov_rr))
+    })
 }
 
 fn lower_extend(i: &Instruction, signed: bool) -> Option<Op> {
     let (from, to) = (size_of(i, 1), size_of(i, 0));
     let dst = register(i, 0)?;
     if is_memory(i, 1) {
-        let handler =
-            if signed { extensions!(from, to, true, extend_rm) } else { extensions!(from, to, false, extend_rm) };
+        let handler = if signed {
+            extensions!(from, to, true, extend_rm)
+        } else {
+            extensions!(from, to, false, extend_rm)
+        };
         let mut op = memory_op(i, handler)?;
         op.dst = dst;
         return Some(op);
     }
     let src = register(i, 1)?;
-    let handler =
-        if signed { extensions!(from, to, true, extend_rr) } else { extensions!(from, to, false, extend_rr) };
-    Some(Op { dst, src, ..Op::new(handler) })
+    let handler = if signed {
+        extensions!(from, to, true, extend_rr)
+    } else {
+        extensions!(from, to, false, extend_rr)
+    };
+    Some(Op {
+        dst,
+        src,
+        ..Op::new(handler)
+    })
 }
 
 fn lower_push(i: &Instruction) -> Option<Op> {
@@ -234,9 +260,17 @@ fn lower_push(i: &Instruction) -> Option<Op> {
         return None;
     }
     if is_register(i, 0) && i.op0_register().is_gpr64() {
-        return Some(Op { src: register(i, 0)?, stack: true, ..Op::new(handler!(push_r)) });
+        return Some(Op {
+            src: register(i, 0)?,
+            stack: true,
+            ..Op::new(handler!(push_r))
+        });
     }
-    immediate(i, 0).map(|imm| Op { imm, stack: true, ..Op::new(handler!(push_i)) })
+    immediate(i, 0).map(|imm| Op {
+        imm,
+        stack: true,
+        ..Op::new(handler!(push_i))
+    })
 }
 
 /// The fast form, if the instruction is of this group and has one.
@@ -252,23 +286,37 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
             Some(op)
         }
         M::Push => lower_push(i),
-        M::Pop if is_register(i, 0) && i.op0_register().is_gpr64() => {
-            Some(Op { dst: register(i, 0)?, stack: true, ..Op::new(handler!(pop_r)) })
-        }
-        M::Leave if i.code() == iced_x86::Code::Leaveq => {
-            Some(Op { stack: true, ..Op::new(handler!(leave)) })
-        }
+        M::Pop if is_register(i, 0) && i.op0_register().is_gpr64() => Some(Op {
+            dst: register(i, 0)?,
+            stack: true,
+            ..Op::new(handler!(pop_r))
+        }),
+        M::Leave if i.code() == iced_x86::Code::Leaveq => Some(Op {
+            stack: true,
+            ..Op::new(handler!(leave))
+        }),
         M::Cdqe => Some(Op::new(handler!(cdqe))),
         M::Bswap if size_of(i, 0) >= 4 => {
             let dst = register(i, 0)?;
-            Some(Op { dst, ..Op::new(widths!(size_of(i, 0), bswap)) })
+            Some(Op {
+                dst,
+                ..Op::new(widths!(size_of(i, 0), bswap))
+            })
         }
         M::Bt if is_register(i, 0) => {
             let (dst, size) = (register(i, 0)?, size_of(i, 0));
             if let Some(imm) = immediate(i, 1) {
-                return Some(Op { dst, imm, ..Op::new(widths!(size, bt_ri)) });
+                return Some(Op {
+                    dst,
+                    imm,
+                    ..Op::new(widths!(size, bt_ri))
+                });
             }
-            Some(Op { dst, src: register(i, 1)?, ..Op::new(widths!(size, bt_rr)) })
+            Some(Op {
+                dst,
+                src: register(i, 1)?,
+                ..Op::new(widths!(size, bt_rr))
+            })
         }
         m if (M::Cmova as u32..=M::Cmovs as u32).contains(&(m as u32)) => {
             let c = condition_code(i.condition_code());
@@ -278,13 +326,20 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
                 4 => by_condition!(c, cmov_handler, u32,),
                 _ => by_condition!(c, cmov_handler, u64,),
             };
-            Some(Op { dst, src, ..Op::new(handler) })
+            Some(Op {
+                dst,
+                src,
+                ..Op::new(handler)
+            })
         }
         m if (M::Seta as u32..=M::Sets as u32).contains(&(m as u32))
             && i.condition_code() != iced_x86::ConditionCode::None =>
         {
             let c = condition_code(i.condition_code());
-            Some(Op { dst: register(i, 0)?, ..Op::new(by_condition!(c, setcc_handler,)) })
+            Some(Op {
+                dst: register(i, 0)?,
+                ..Op::new(by_condition!(c, setcc_handler,))
+            })
         }
         _ => None,
     }

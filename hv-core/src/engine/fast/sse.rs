@@ -196,7 +196,9 @@ pub(super) fn lower(i: &Instruction) -> Option<Op> {
     let m = i.mnemonic();
     match m {
         M::Movaps | M::Movapd | M::Movdqa => whole(i, handler!(move_rm::<true>), handler!(move_mr::<true>)),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => whole(i, handler!(move_rm::<false>), handler!(move_mr::<false>)),
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => {
+            whole(i, handler!(move_rm::<false>), handler!(move_mr::<false>))
+        }
         M::Movsd | M::Movq if i.op_count() == 2 => low(i, true, m == M::Movq),
         M::Movss | M::Movd => low(i, false, m == M::Movd),
         M::Pmovmskb => Some(Op {
@@ -255,7 +257,11 @@ fn whole(i: &Instruction, load: Handler, store: Handler) -> Option<Op> {
 
 macro_rules! by_wide {
     ($wide:expr, $f:ident) => {
-        if $wide { handler!($f::<u64>) } else { handler!($f::<u32>) }
+        if $wide {
+            handler!($f::<u64>)
+        } else {
+            handler!($f::<u32>)
+        }
     };
 }
 

@@ -249,7 +249,10 @@ fn a_breakpoint_at_a_physical_address_stops() {
     gdb.run("monitor place physical");
     gdb.run(&format!("hbreak *{physical}"));
     gdb.begin("continue");
-    service.console().types("hostname x\r");
-    gdb.end();
+    let begun = service.console().begin("hostname x");
+    let stop = gdb.end();
+    assert!(stop.contains("SIGTRAP"), "{stop}");
     assert_eq!(gdb.value("$rip"), function);
+    gdb.begin("continue");
+    assert_eq!(service.console().result(begun, LIMIT).1, 0);
 }

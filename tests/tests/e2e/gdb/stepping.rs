@@ -128,8 +128,8 @@ fn ctrl_c_stops_a_guest_that_runs() {
     assert_eq!(service.state("vm").0, "paused");
     // An idle one and a busy one.
     gdb.begin("continue");
-    service.console().types("while :; do :; done\r");
-    service.console().shows("done\r\n", tests::LIMIT);
+    service.console().types("echo run''ning; while :; do :; done\r");
+    service.console().shows("\nrunning", tests::LIMIT);
     gdb.interrupt();
     assert!(gdb.end().contains("SIGINT"));
     gdb.detach();

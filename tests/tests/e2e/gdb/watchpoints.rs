@@ -31,7 +31,7 @@ fn of_two_watchpoints_the_one_that_was_hit_is_named() {
         return;
     };
     let name = host_name(snapshot, &service);
-    gdb.run(&format!("awatch *(char*){:#x}", name + 130));
+    gdb.run(&format!("awatch *(char*){:#x}", snapshot.symbol("linux_banner")));
     gdb.run(&format!("watch *(char*){:#x}", name + 3));
     gdb.begin("continue");
     service.console().types("hostname ABCDEF\r");
