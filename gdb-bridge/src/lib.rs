@@ -40,10 +40,10 @@
 //! |---|---|
 //! | framing, acknowledgements, NAK and repetition | gdbstub ends the session at a wrong checksum or a `-` |
 //! | `m x M X` | its reads go on after a hole; `x` is unknown to it; memory is where speed counts |
-//! | conditions of breakpoints | it skips the agent expressions |
+//! | conditions and commands of breakpoints | it skips the agent expressions |
 //! | `qSupported` | its list lacks what is done here |
 //! | `?`, `qC`, `H` with unknown threads, `c` and `s` of the whole machine, `vCont` steps without a thread | it has fixed answers to them or refuses them |
-//! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, `qWatchpointSupportInfo` | it doesn't know them |
+//! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, lldb's `qThreadStopInfo`, `qMemoryRegionInfo` and `qWatchpointSupportInfo` | it doesn't know them |
 //! | `!`, `R`, `vAttach`, `vKill`, `k` | its extended mode is about processes; ours has one guest, which is never killed |
 //! | carrying out a resume request | that is always the user's part with gdbstub |
 //!
@@ -51,7 +51,8 @@
 //! hostile input ends nothing.
 //!
 //! `qXfer:memory-map` isn't offered: it is of virtual addresses, where the guest may map anything anywhere at any
-//! time, and gdb would refuse to touch whatever a map left out.
+//! time, and gdb would refuse to touch whatever a map left out. lldb asks for one region at a time, of the page
+//! tables as they are.
 //!
 //! Reverse execution has its place in `stub/resume.rs` (gdbstub's `ReverseStep` and `ReverseCont` traits) and as
 //! further plans in `resume.rs`.

@@ -250,6 +250,8 @@ fn ctrl_c_stops_whatever_runs() {
         b"",
         "nothing runs: nothing to interrupt"
     );
+    // It crossed a stop that a client may pass over by itself: it counts at once.
+    assert!(client.ask("vCont;c").starts_with("T02thread:"));
     // All, one alone, a range that is never left.
     for plan in ["vCont;c", "vCont;c:2", "vCont;r0,ffffffff:1;c"] {
         client.raw(&packet(plan.as_bytes()));
@@ -289,6 +291,10 @@ fn two_clients_see_each_others_stops() {
     first.raw(&packet(b"vCont;c"));
     second.raw(&packet(b"vCont;c"));
     assert!(second.next().contains("swbreak"));
+    assert_eq!(
+        text(&first.next()),
+        "the guest is at a breakpoint of another debugger\n"
+    );
     let stop = first.next();
     assert!(
         stop.starts_with("T05thread:01;00:"),

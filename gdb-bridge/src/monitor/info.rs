@@ -57,7 +57,8 @@ fn domain(guest: &Guest) -> String {
     let domain = guest.domain();
     let state = match domain.state() {
         DomainState::Running => "running".into(),
-        DomainState::Paused(count) => format!("paused {count} times"),
+        DomainState::Paused(1) => "paused by one".into(),
+        DomainState::Paused(count) => format!("paused by {count}"),
         DomainState::Crashed(reason) => format!("crashed: {reason}"),
         DomainState::ShutDown => "shut down".into(),
     };

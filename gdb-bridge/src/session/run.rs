@@ -45,7 +45,7 @@ impl GdbSession {
             return self.stop(stop);
         }
         if self.late.take().is_some_and(|at| at.elapsed() < LATE) {
-            return self.stop(Stop::Signal(SIGINT, self.guest.selected));
+            return self.stop(Stop::Signal(SIGINT, self.guest.viewed));
         }
         match self.plan {
             Some(Plan::Continue) => {
@@ -171,14 +171,17 @@ impl GdbSession {
         match reason {
             StopReason::Breakpoint { ids, .. } => {
                 let mine = ids.iter().find_map(|id| self.guest.breakpoints.kind_of(*id));
-                mine.map_or(Stop::Signal(SIGTRAP, vcpu), |kind| self.breakpoint(vcpu, kind))
+                match mine {
+                    Some(kind) => self.breakpoint(vcpu, kind),
+                    None => self.anothers(vcpu, "breakpoint"),
+                }
             }
             StopReason::Watchpoint { id, address, .. } => {
                 let kind = match self.guest.breakpoints.kind_of(*id) {
                     Some(Kind::Write) => WatchKind::Write,
                     Some(Kind::Read) => WatchKind::Read,
                     Some(Kind::Access) => WatchKind::ReadWrite,
-                    _ => return Stop::Signal(SIGTRAP, vcpu),
+                    _ => return self.anothers(vcpu, "watchpoint"),
                 };
                 Stop::Watch {
                     vcpu,
@@ -193,6 +196,12 @@ impl GdbSession {
                 Stop::Signal(SIGTRAP, vcpu)
             }
         }
+    }
+
+    /// A stop that another debugger asked for.
+    fn anothers(&mut self, vcpu: VcpuId, what: &str) -> Stop {
+        self.say(&format!("the guest is at a {what} of another debugger\n"));
+        Stop::Signal(SIGTRAP, vcpu)
     }
 
     fn crashed(&mut self, reason: &CrashReason) -> Stop {
