@@ -32,6 +32,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ticks of a vCPU's turn.
 pub const SLICE: u64 = 20_000;
+/// A watchpoint of more pages flushes whole TLBs.
+const FEW_PAGES: u64 = 64;
 /// Ticks between looks at the interrupt flag.
 const CHUNK: u64 = 20_000;
 
@@ -217,8 +219,11 @@ impl Machine {
     /// Removes one.
     pub fn remove_breakpoint(&mut self, id: BreakpointId) -> bool {
         match self.bus.watches.remove(id) {
+            // A page that isn't watched any more gets its TLB entries back when it is next accessed.
             Some(breakpoint) => {
-                self.breakpoint_changed(&breakpoint);
+                if breakpoint.kind == BreakpointKind::Execute {
+                    self.breakpoint_changed(&breakpoint);
+                }
                 true
             }
             None => false,
@@ -231,6 +236,16 @@ impl Machine {
                 self.cache.drop_linear_page(a.0 >> 12);
             }
             (BreakpointKind::Execute, Place::Physical(a)) => self.cache.drop_frame(a.0 >> 12),
+            // No more is dropped than must be: what a TLB holds can show, to a guest that leaves stale entries.
+            (BreakpointKind::Watch { length, .. }, Place::Virtual(a) | Place::InAddressSpace(a, _))
+                if length <= FEW_PAGES << 12 =>
+            {
+                for page in a.0 >> 12..=a.0.saturating_add(length.max(1) - 1) >> 12 {
+                    for runner in &mut self.runners {
+                        runner.cpu.tlb.flush_page(page << 12);
+                    }
+                }
+            }
             (BreakpointKind::Watch { .. }, _) => self.flush_all(),
         }
     }
