@@ -1,6 +1,6 @@
 #!/bin/bash
-# The heavy matrix that `.ci/run` leaves out: long differential runs, system code against QEMU, fuzzing for a bounded
-# time. Takes one to two hours; FUZZ_SECONDS and DIFF_CASES scale it.
+# The heavy matrix that `.ci/run` leaves out: long differential runs, and fuzzing for a bounded time. Takes one to two
+# hours; FUZZ_SECONDS and DIFF_CASES scale it.
 set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -15,9 +15,6 @@ bash setup/guest-linux.sh --second
 
 say "$DIFF_CASES cases of every instruction form against the host's CPU"
 KDD_DIFF_CASES=$DIFF_CASES cargo test --release --locked --package tests --test differential -- --nocapture
-
-say "system code, single-stepped in QEMU and here"
-cargo test --release --locked --package tests --test against_qemu -- --ignored --nocapture
 
 say "every fuzz target for $FUZZ_SECONDS s"
 cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "$FUZZ_SECONDS"

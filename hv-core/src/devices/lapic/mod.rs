@@ -8,6 +8,7 @@ mod timer;
 mod vector_set;
 
 use crate::addr::Ticks;
+use crate::engine::mmu::PHYSICAL_BITS;
 use serde::{Deserialize, Serialize};
 use timer::ApicTimer;
 use vector_set::VectorSet;
@@ -20,8 +21,8 @@ pub(super) const BASE_EXTD: u64 = 1 << 10;
 pub(super) const BASE_ENABLE: u64 = 1 << 11;
 /// The page that the registers come up in.
 pub(super) const DEFAULT_BASE: u64 = 0xfee0_0000;
-/// Bits of IA32_APIC_BASE that exist: the page address (52 bits), enable, x2APIC, BSP.
-const BASE_WRITABLE: u64 = 0x000f_ffff_ffff_f000 | BASE_ENABLE | BASE_EXTD | BASE_BSP;
+/// Bits of IA32_APIC_BASE that exist: the page address, enable, x2APIC, BSP.
+const BASE_WRITABLE: u64 = ((1 << PHYSICAL_BITS) - 0x1000) | BASE_ENABLE | BASE_EXTD | BASE_BSP;
 
 const TIMER: usize = 0;
 const LINT0: usize = 3;
@@ -113,7 +114,10 @@ pub(super) struct LocalApic {
 impl LocalApic {
     /// Whether a state that was read from a file is one that the APIC of vCPU `id` can be in.
     pub(super) fn is_sound(&self, id: u32, clocks_per_tick: u64) -> bool {
-        self.id == id && self.timer.clocks_per_tick() == clocks_per_tick
+        self.id == id
+            && self.timer.clocks_per_tick() == clocks_per_tick
+            && self.base & !BASE_WRITABLE == 0
+            && (self.base & BASE_EXTD == 0 || self.base & BASE_ENABLE != 0)
     }
 
     pub(super) fn new(id: u32, clocks_per_tick: u64) -> Self {
