@@ -15,7 +15,7 @@ const COMPLAINTS: &[&str] = &[
     "soft lockup",
     "rcu_sched",
     "rcu_preempt",
-    "hung_task",
+    "blocked for more than",
     "[Hardware Error]",
 ];
 
