@@ -44,14 +44,17 @@ fn persona() -> impl Strategy<Value = Persona> {
         "win7_sp1_x86",
         "win10_x86_19041",
     ];
-    (prop::sample::select(&layouts), any::<bool>(), any::<bool>()).prop_map(|(layout, known_guid, code)| {
-        Persona {
+    (
+        prop::sample::select(layouts.to_vec()),
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(layout, known_guid, code)| Persona {
             known_guid,
             code,
             shadow: layout != "win7_sp1_x86",
             ..Persona::of(layout)
-        }
-    })
+        })
 }
 
 /// A change of memory: which page of those there are, where in it, and what.

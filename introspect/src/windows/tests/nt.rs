@@ -11,7 +11,7 @@ use hv_core::regs::{DescriptorTable, Registers, Segment, cr0, cr4, efer, seg};
 use symbols::Guid;
 
 /// What NT to make.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Persona {
     /// A layout's name in the table of known kernels; where a kernel has that version, its RVAs are used, too.
     pub(crate) layout: &'static str,
