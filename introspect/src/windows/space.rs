@@ -165,7 +165,7 @@ impl<'a> Space<'a> {
         self.utf16(what, buffer, length.min(MAX_STRING))
     }
 
-    /// UTF-16 text of so many bytes, up to a NUL.
+    /// UTF-16 text of so many bytes, up to a NUL, without control characters.
     pub(crate) fn utf16(
         &self,
         what: &'static str,
@@ -178,7 +178,7 @@ impl<'a> Space<'a> {
             .chunks_exact(2)
             .map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
         Ok(char::decode_utf16(units.take_while(|&unit| unit != 0))
-            .map(|character| character.unwrap_or(char::REPLACEMENT_CHARACTER))
+            .map(|character| character.map_or(char::REPLACEMENT_CHARACTER, printable))
             .collect())
     }
 
@@ -194,14 +194,7 @@ impl<'a> Space<'a> {
         Ok(bytes
             .iter()
             .take_while(|&&byte| byte != 0)
-            .map(|&byte| char::from(byte))
-            .map(|c| {
-                if c.is_control() {
-                    char::REPLACEMENT_CHARACTER
-                } else {
-                    c
-                }
-            })
+            .map(|&byte| printable(char::from(byte)))
             .collect())
     }
 
@@ -211,6 +204,15 @@ impl<'a> Space<'a> {
             base.checked_add(u64::from(rva))
                 .is_some_and(|address| self.read(address, buffer).is_ok())
         }
+    }
+}
+
+/// What the guest says must not move a terminal's cursor.
+fn printable(c: char) -> char {
+    if c.is_control() {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        c
     }
 }
 
