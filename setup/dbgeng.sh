@@ -35,7 +35,8 @@ fi
 inputs=$(sha256sum <"$driver")
 if [ "$inputs" != "$(cat "$folder/driver.inputs" 2>/dev/null)" ]; then
     say "building the driver"
-    $compiler -std=c++17 -O1 -Wall -Wextra -Werror -static -o "$folder/driver.new" "$driver" -lole32 -luuid
+    $compiler -std=c++17 -O1 -Wall -Wextra -Werror -static -Wl,--no-insert-timestamp -o "$folder/driver.new" \
+        "$driver" -lole32 -luuid
     mv "$folder/driver.new" "$folder/driver.exe"
     echo "$inputs" >"$folder/driver.inputs"
 fi

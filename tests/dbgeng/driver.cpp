@@ -29,7 +29,8 @@
 //
 //   attach HRESULT     the attach call's result
 //   wait HRESULT       an event arrived; 8000000a: the limit passed
-//   begin N            output of line N of the script (counted from 1) follows
+//   ready              the session has begun; what the script does follows
+//   begin N            output of line N of the script follows; from 1, without those obeyed as soon as they are read
 //   end N HRESULT STATUS   that was all of it; the target's status then: 1 runs, 6 stopped, 7 gone
 //   interrupt HRESULT  a break-in was asked for
 //   over REASON        the last line
@@ -137,8 +138,11 @@ DWORD WINAPI read(LPVOID) {
   static char text[sizeof(Line::text)];
   while (fgets(text, sizeof text, stdin)) {
     text[strcspn(text, "\r\n")] = 0;
-    if (!strcmp(text, "%interrupt")) interrupt();
     if (!strcmp(text, "%exit")) vanish();
+    if (!strcmp(text, "%interrupt")) {
+      interrupt();
+      continue;
+    }
     Line *line = new Line;
     strcpy(line->text, text);
     line->next = nullptr;
@@ -209,7 +213,7 @@ bool run(const char *line, ULONG number) {
   else if (is("%exit-in ")) later(value, vanish);
   else if (is("%limit ")) event::limit = value;
   else if (is("%detach")) on = false;
-  else if (!is("%wait") && !is("%interrupt")) result = E_INVALIDARG;
+  else if (!is("%wait")) result = E_INVALIDARG;
   // While the target runs, only a wait or a break-in makes sense.
   bool waits = line[0] != '%' || is("%wait");
   if (waits && status() != DEBUG_STATUS_BREAK && status() != DEBUG_STATUS_NO_DEBUGGEE) event::wait();
@@ -272,6 +276,7 @@ int main(int count, char **arguments) {
   result = event::wait();
   if (result != S_OK && initial_break) end_process(kNoEvent, "no event");
 
+  mark("ready");
   ULONG number = 0;
   while (script::Line *line = script::next()) {
     bool on = run(line->text, ++number);
