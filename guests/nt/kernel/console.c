@@ -143,22 +143,30 @@ static void CommandInt3(ULONG count, CHAR **words) {
     __asm__ volatile("int3");
 }
 
-extern KEVENT PspUserEvent;
+static ULONG SystemCalls(void) {
+    ULONG n, calls = 0;
+    for (n = 0; n < MAX_PROCESSORS; n++)
+        if (KiProcessors[n].Started) calls += KiProcessors[n].Prcb->KeSystemCalls;
+    return calls;
+}
+
+/* All processes that wait for the event do a round. */
 static void CommandUser(ULONG count, CHAR **words) {
+    ULONG calls = SystemCalls();
+    ULONG64 faults = MmPageFaults;
     (void)count;
     (void)words;
     KeSetEvent(&PspUserEvent);
+    PspUserEvent.Header.SignalState = 0;
     KeDelayExecutionThread(3000000);
+    InbvPrint("%u system calls, %I64u page faults\r\n", SystemCalls() - calls, MmPageFaults - faults);
 }
 
 static void CommandStat(ULONG count, CHAR **words) {
-    ULONG n, calls = 0;
     (void)count;
     (void)words;
-    for (n = 0; n < MAX_PROCESSORS; n++)
-        if (KiProcessors[n].Started) calls += KiProcessors[n].Prcb->KeSystemCalls;
     InbvPrint("clock ticks %I64u\r\ncontext switches %I64u\r\nsystem calls %u\r\npage faults %I64u\r\nprocessors %u\r\n", KiTickCount,
-              KiContextSwitches, calls, MmPageFaults, KeNumberProcessors);
+              KiContextSwitches, SystemCalls(), MmPageFaults, KeNumberProcessors);
 }
 
 static void CommandSum(ULONG count, CHAR **words) {

@@ -92,12 +92,14 @@ void PspSystemThreadStartup(void (*routine)(PVOID), PVOID context) {
 
 extern UCHAR KiStartSystemThread[];
 
+/* A thread of the kernel, in the System process unless another is named. */
 NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context) {
     PETHREAD thread = ExAllocatePoolWithTag(0, SIZEOF_ETHREAD, 'erhT');
     UCHAR *stack = MmCreateKernelStack();
     ULONG64 *frame;
     KIRQL old;
     if (!thread || !stack) return STATUS_NO_MEMORY;
+    if (!process) process = PsSystemProcess;
     PspInitializeThread(thread, process, stack, KERNEL_STACK_SIZE);
     thread->Cid.UniqueProcess = process->UniqueProcessId;
     thread->Cid.UniqueThread = PspAllocateId(thread);

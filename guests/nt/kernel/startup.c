@@ -75,6 +75,7 @@ void Phase1Initialization(PVOID context) {
     PEPROCESS parent = PsSystemProcess, process;
     ULONG n;
     (void)context;
+    KeInitializeEvent(&PspUserEvent, FALSE, FALSE);
     KeStartAllProcessors();
     IopStartBootDrivers();
     for (n = 0; n < sizeof names / sizeof *names; n++)
