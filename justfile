@@ -15,6 +15,10 @@ test *arguments:
 ci:
     .ci/run
 
+# The heavy matrix that CI leaves out: two hours
+nightly:
+    setup/nightly.sh
+
 # Format, then show clippy's opinion
 lint:
     cargo fmt --all
