@@ -26,9 +26,8 @@ fn the_same_offset_in_another_segment_is_other_code() {
 fn code_that_ran_under_a_larger_limit_faults_at_a_smaller_one() {
     let mut b = Bench::protected();
     let start = b.code(|a| {
-        a.inc(eax)?;
-        a.inc(ebx)?;
-        a.inc(ecx)?;
+        // INC EAX, EBX, ECX, of two bytes each.
+        a.db(&[0xff, 0xc0, 0xff, 0xc3, 0xff, 0xc1])?;
         a.out(EXIT_PORT as i32, al)
     });
     b.finish();
