@@ -46,8 +46,9 @@ fn vcpus_with_page_tables_of_their_own_run_their_own_code() {
     // However often each translation was dropped before.
     for extra in 0..6 {
         let mut b = Bench::long_smp(2);
-        // The second one's tables: the same but for the page of the code.
+        // The second one's tables: the same but for one page of the code.
         const OTHER: u64 = TABLES + 0x10_000;
+        const THERE: u64 = CODE + 0x1000;
         for at in (0..0x8000).step_by(8) {
             let entry = b.u64(TABLES + at);
             let moved = if at < 0x3000 && entry != 0 {
@@ -57,9 +58,11 @@ fn vcpus_with_page_tables_of_their_own_run_their_own_code() {
             };
             b.write_u64(OTHER + at, moved);
         }
-        b.write_u64(OTHER + 0x3000 + 8 * (CODE >> 12), DATA | 7);
-        b.write(CODE, &[0xff, 0xc0, 0xeb, 0xfc]); // inc eax; jmp to it
-        b.write(DATA, &[0xff, 0xc3, 0xeb, 0xfc]); // inc ebx; jmp to it
+        b.write_u64(OTHER + 0x3000 + 8 * (THERE >> 12), DATA | 7);
+        b.code_at(64, CODE, |a| a.jmp(THERE));
+        let page = |counter: u8| [&[0xff, counter][..], &[0xe9, 0xf9, 0xef, 0xff, 0xff]].concat();
+        b.write(THERE, &page(0xc0)); // inc eax; jmp CODE
+        b.write(DATA, &page(0xc3)); // inc ebx; jmp CODE
         let registers = b.long_registers();
         b.set(|r| *r = registers.clone());
         for _ in 0..extra {
