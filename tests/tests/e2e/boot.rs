@@ -157,7 +157,7 @@ const MACHINES: &[(&str, &[&str])] = &[
     ("nopti mitigations=off", &["--cpus", "3", "--cpu", "x86-64-v2"]),
     ("pti=on nopcid", &["--cpu", "minimal", "--memory", "2G"]),
     ("noapic", &[]),
-    ("nolapic", &[]),
+    ("nolapic_timer", &[]),
     ("acpi=off", &[]),
     ("nox2apic noxsave", &["--cpus", "2"]),
     ("clocksource=acpi_pm nohz=off highres=off", &["--cpus", "2"]),
