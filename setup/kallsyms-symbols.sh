@@ -24,13 +24,15 @@ etext=$(place _etext) sinittext=$(place _sinittext) einittext=$(place _einittext
 # One empty section for each kind of contents, so that a debugger tells code from data.
 awk -v text="$text" -v etext="$etext" -v sinittext="$sinittext" -v einittext="$einittext" -v end="$end" '
     function section(name, flags, from, to) {
-        printf ".section %s,\"%s\",@nobits\n.Lbegin%s: .skip 0x%s - 0x%s\n", name, flags, name, to, from
+        printf ".section %s,\"%s\",@nobits\nbegin%s: .skip 0x%s - 0x%s\n", name, flags, name, to, from
     }
     BEGIN {
         section(".kernel.text", "ax", text, etext)
         section(".kernel.data", "aw", etext, sinittext)
         section(".kernel.init", "ax", sinittext, einittext)
         section(".kernel.bss", "aw", einittext, end)
+        # ld takes local symbols only from files that have contents.
+        print ".section .comment,\"\",@progbits\n.asciz \"from kallsyms\""
     }
     {
         if ($1 >= text && $1 < etext) { in_section = ".kernel.text"; from = text }
@@ -43,7 +45,7 @@ awk -v text="$text" -v etext="$etext" -v sinittext="$sinittext" -v einittext="$e
         if (in_section == "") printf ".set \"%s\", 0x%s\n", $3, $1
         else {
             kind = in_section ~ /text|init/ ? "function" : "object"
-            printf ".type \"%s\",@%s\n.set \"%s\", .Lbegin%s + (0x%s - 0x%s)\n", $3, kind, $3, in_section, $1, from
+            printf ".type \"%s\",@%s\n.set \"%s\", begin%s + (0x%s - 0x%s)\n", $3, kind, $3, in_section, $1, from
         }
     }' "$work/symbols" >"$work/symbols.s"
 as -o "$work/symbols.o" "$work/symbols.s"

@@ -1,40 +1,67 @@
 #!/bin/bash
-# The heavy matrix that `.ci/run` leaves out. Takes about two hours on two cores; FUZZ_SECONDS and DIFF_CASES scale it.
+# The heavy matrix that `.ci/run` leaves out. Takes about two hours on two cores. Arguments name the parts to run:
 #
-#   boots         the kernels on many machines with many command lines, each doing work with exactly known output
-#   system code   single-stepped here and in QEMU, compared after each instruction
-#   differential  random user-mode instructions against the host's CPU
-#   fuzzing       every target for a bounded time; a failure prints how to repeat it
+#   boots         the kernels on many machines with many command lines, some with work of exactly known output
+#   seeds         guests that are debugged at random moments, DEBUGGED_SEEDS (20) times differently
+#   system        system code, single-stepped here and in QEMU and compared after each instruction
+#   differential  DIFF_CASES (2000) random cases of every user-mode instruction against the host's CPU
+#   fuzzing       every fuzz target for FUZZ_SECONDS (600)
 #
 # All parts run, even after a failure; the exit status tells whether there was one.
 set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-FUZZ_SECONDS=${FUZZ_SECONDS:-600}
-DIFF_CASES=${DIFF_CASES:-2000}
+PARTS=(boots seeds system differential fuzzing)
+[ $# = 0 ] || PARTS=("$@")
+
+TEST=(cargo test --release --locked --package tests)
+
+boots() {
+    "${TEST[@]}" --test e2e -- --ignored --nocapture
+}
+
+seeds() {
+    local seed failed=()
+    for seed in $(seq 1 "${DEBUGGED_SEEDS:-20}"); do
+        KDD_TEST_SEED=$seed "${TEST[@]}" --test e2e -- nobody_had_been_there no_debugger_call || failed+=("$seed")
+    done
+    [ ${#failed[@]} = 0 ] || { say "failed with KDD_TEST_SEED: ${failed[*]}"; return 1; }
+}
+
+system() {
+    "${TEST[@]}" --test against_qemu -- --include-ignored --nocapture
+}
+
+differential() {
+    KDD_DIFF_CASES=${DIFF_CASES:-2000} "${TEST[@]}" --test differential -- --nocapture
+}
+
+fuzzing() {
+    cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "${FUZZ_SECONDS:-600}"
+}
+
+for part in "${PARTS[@]}"; do
+    case $part in
+        boots | seeds | system | differential | fuzzing) ;;
+        *) die "no part '$part'; there are: boots seeds system differential fuzzing" ;;
+    esac
+done
 
 cd "$KDD_ROOT"
 need_rust
 bash setup/test-tools.sh
 bash setup/guest-linux.sh --second
-cargo build --release --locked --workspace --bins
+# All at once, so that every test finds the binaries that it starts, built with the same features.
+cargo build --release --locked --workspace --all-targets
 
 failed=()
-# part NAME COMMAND...: runs it, says how it went and how long it took.
-part() {
-    local name=$1 start=$SECONDS
-    shift
-    say "$name"
-    "$@" || failed+=("$name")
-    say "$name: $((SECONDS - start)) s"
-}
-
-tests=(cargo test --release --locked --package tests)
-part boots "${tests[@]}" --test e2e every_kernel -- --ignored --nocapture
-part "system code" "${tests[@]}" --test against_qemu -- --ignored --nocapture
-part differential env KDD_DIFF_CASES="$DIFF_CASES" "${tests[@]}" --test differential -- --nocapture
-part fuzzing cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "$FUZZ_SECONDS"
+for part in "${PARTS[@]}"; do
+    start=$SECONDS
+    say "$part"
+    "$part" || failed+=("$part")
+    say "$part: $((SECONDS - start)) s"
+done
 
 [ ${#failed[@]} = 0 ] || die "failed: ${failed[*]}"
 say "all passed"

@@ -181,6 +181,12 @@ impl Table {
         self.by_id.get(&id).map(|key| key.kind)
     }
 
+    /// Whether the one with this id is of ours, at a guest-physical address.
+    pub fn is_physical(&self, id: BreakpointId) -> bool {
+        let entry = self.by_id.get(&id).and_then(|key| self.entries.get(key));
+        entry.is_some_and(|entry| matches!(entry.breakpoint.place, Place::Physical(_)))
+    }
+
     /// Whether the client has an execution breakpoint by this address.
     pub fn is_known_at(&self, kind: Kind, address: u64) -> bool {
         self.entries

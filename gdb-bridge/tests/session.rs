@@ -196,6 +196,20 @@ fn a_watchpoint_names_address_and_kind() {
 }
 
 #[test]
+fn a_watchpoint_at_a_physical_address_is_said_in_words_and_stops() {
+    let (_toy, target) = domain(1);
+    let mut client = Client::attach(&target);
+    monitor(&mut client, &format!("place physical at {CELL:x}"));
+    assert_eq!(client.ask(&format!("Z2,{CELL:x},8")), "OK");
+    assert_eq!(text(&client.ask("vCont;c")), "guest-physical 0x8000 is written\n");
+    let stop = client.next();
+    assert!(stop.starts_with("T05thread:01;00:"), "{stop}");
+    // A client whose addresses are physical is told as usual.
+    monitor(&mut client, "physical on");
+    assert!(client.ask("vCont;c").contains("watch:8000;"));
+}
+
+#[test]
 fn steps_are_of_one_instruction_and_ranges_of_many() {
     let (_toy, target) = domain(1);
     let mut client = Client::attach(&target);

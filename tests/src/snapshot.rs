@@ -79,10 +79,14 @@ impl Snapshot {
             let mut service = Service::run(&all);
             service.console().shows_prompt(BOOT_LIMIT);
             let boot_console = service.console_text();
-            let pattern = SYMBOLS.split_whitespace().collect::<Vec<_>>().join("|");
+            // Fixed strings: regular expressions take the guest ten times as long.
+            let names: String = SYMBOLS
+                .split_whitespace()
+                .map(|name| format!(" -e {name}"))
+                .collect();
             let symbols = service
                 .console()
-                .command(&format!("grep -E ' ({pattern})$' /proc/kallsyms"));
+                .command(&format!("cat /proc/kallsyms | grep -F -w{names}"));
             service.console().shows_prompt(BOOT_LIMIT);
             let state = path("state");
             service

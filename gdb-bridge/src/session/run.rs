@@ -12,7 +12,9 @@ use crate::stub::Stop;
 use crate::threads;
 use gdbstub::target::ext::breakpoints::WatchKind;
 use hv_core::addr::VcpuId;
-use hv_core::introspect::{CrashReason, DomainState, StepMode, StepOutcome, StopReason};
+use hv_core::introspect::{
+    AccessKind, BreakpointId, CrashReason, DomainState, StepMode, StepOutcome, StopReason,
+};
 use introspect::TargetEvent;
 use std::time::{Duration, Instant};
 
@@ -176,6 +178,15 @@ impl GdbSession {
                     None => self.anothers(vcpu, "breakpoint"),
                 }
             }
+            // gdb would look for a changed value at the virtual address of that number, and go on.
+            StopReason::Watchpoint { id, address, access } if self.is_physical(*id) => {
+                let done = match access {
+                    AccessKind::Read => "read",
+                    AccessKind::Write | AccessKind::ReadWrite => "written",
+                };
+                self.say(&format!("guest-physical {address:#x} is {done}\n"));
+                Stop::Signal(SIGTRAP, vcpu)
+            }
             StopReason::Watchpoint { id, address, .. } => {
                 let kind = match self.guest.breakpoints.kind_of(*id) {
                     Some(Kind::Write) => WatchKind::Write,
@@ -196,6 +207,11 @@ impl GdbSession {
                 Stop::Signal(SIGTRAP, vcpu)
             }
         }
+    }
+
+    /// Whether this is a watchpoint at a guest-physical address, while the client's addresses are virtual.
+    fn is_physical(&self, id: BreakpointId) -> bool {
+        !self.guest.physical && self.guest.breakpoints.is_physical(id)
     }
 
     /// A stop that another debugger asked for.

@@ -15,7 +15,7 @@ const COMPLAINTS: &[&str] = &[
     "soft lockup",
     "rcu_sched",
     "rcu_preempt",
-    "hung_task",
+    "blocked for more than",
     "[Hardware Error]",
 ];
 
@@ -120,6 +120,62 @@ fn a_kernel_of_another_version() {
         .expect("the usual kernel");
     let version = service.console().command("uname -r");
     assert!(!first.contains(version.trim()), "{version}");
+}
+
+/// What people add to a command line, and machines of other sizes.
+const OTHERS: &[(&str, &[&str])] = &[
+    ("nosmp", &["--cpus", "2"]),
+    ("noapic nokaslr", &[]),
+    ("nolapic nokaslr", &[]),
+    ("acpi=off nokaslr", &[]),
+    ("clocksource=acpi_pm nokaslr", &[]),
+    ("nox2apic lapic=notscdeadline nokaslr", &["--cpus", "3"]),
+    ("nohz=off highres=off nokaslr", &["--cpus", "2"]),
+    ("idle=poll nokaslr", &[]),
+    ("pti=on nokaslr", &["--cpus", "2"]),
+    ("noxsave nopcid nosmep nosmap nofsgsbase nokaslr", &[]),
+    ("mitigations=off ignore_loglevel initcall_debug", &[]),
+    (
+        "slub_debug=FZP page_poison=1 init_on_alloc=1 init_on_free=1 nokaslr",
+        &[],
+    ),
+    ("earlyprintk=serial,ttyS0,115200 nokaslr", &["--memory", "96M"]),
+    ("maxcpus=2 nokaslr", &["--cpus", "4"]),
+    ("nokaslr", &["--cpus", "8"]),
+    ("", &["--cpus", "2", "--memory", "5G"]),
+];
+
+#[test]
+#[ignore = "many boots: for the night"]
+fn other_command_lines_and_sizes_boot() {
+    for (append, arguments) in OTHERS {
+        let Some(mut service) = boot(None, append, arguments) else {
+            return;
+        };
+        eprintln!("{append} {arguments:?}");
+        service.console().shows_prompt(BOOT_LIMIT);
+        is_healthy(&mut service);
+        service.console().command("sleep 1");
+    }
+}
+
+#[test]
+#[ignore = "a long boot: for the night"]
+fn the_kernels_own_tests_of_its_ciphers_pass() {
+    let Some(guest) = guest(None) else { return };
+    let (kernel, initrd) = (guest.kernel.to_string_lossy(), guest.initrd.to_string_lossy());
+    let mut service = Service::run(&[
+        "--kernel",
+        &kernel,
+        "--initrd",
+        &initrd,
+        "--append",
+        "console=ttyS0",
+    ]);
+    service.console().shows_prompt(BOOT_LIMIT);
+    is_healthy(&mut service);
+    let log = service.console().command("dmesg");
+    assert!(!log.contains("alg: ") || !log.contains("fail"), "{log}");
 }
 
 /// Ordinary work gives exactly the output of another machine; then the guest powers off, which ends `kdd run`.

@@ -4,9 +4,10 @@
 //! comes from outside, so that the instruction at which it ends, and every byte that it leaves, is determined by
 //! the saved state it starts from.
 
-use hv_core::Ticks;
+use hv_core::introspect::{Breakpoint, BreakpointId, BreakpointKind, Place, StepMode};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
-use std::path::PathBuf;
+use hv_core::{GuestVirtAddr, Ticks, VcpuId};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use tests::{Gdb, LIMIT, Scratch, Service, Snapshot, four_vcpus, guest, has_tool, kept, one_vcpu, until};
 
@@ -39,7 +40,7 @@ fn end(service: &Service, domain: &str) -> (u64, String) {
 
 /// A service with the saved machine, waiting.
 #[track_caller]
-fn restored(state: &std::path::Path) -> Service {
+fn restored(state: &Path) -> Service {
     let service = Service::serve(&[] as &[&str]);
     let file = state.to_string_lossy();
     service
@@ -79,20 +80,23 @@ fn ends_alike(snapshot: &Snapshot) {
 
 /// The same in this process, on the bare machine.
 #[track_caller]
-fn end_without_throttle(state: &std::path::Path) -> (u64, String) {
+fn end_without_throttle(state: &Path) -> (u64, String) {
+    let mut machine = machine(state);
+    run(&mut machine, u64::MAX);
+    (machine.now().0, hex(&machine.state_hash()))
+}
+
+/// The machine of a saved domain.
+#[track_caller]
+fn machine(state: &Path) -> Machine {
     let mut file = std::io::BufReader::new(std::fs::File::open(state).expect("the saved state"));
     let hypervisor = hv_core::Hypervisor::new();
     let domain = hypervisor.restore(&mut file, None, true).expect("a saved domain");
     let mut bytes = Vec::new();
     let save = hv_core::introspect::Introspect::save(&*domain).expect("it can be saved");
     save.save(&mut bytes).expect("saved again");
-    let mut again = &bytes[bytes
-        .windows(7)
-        .position(|window| window == b"KDDMACH")
-        .expect("the machine's part")..];
-    let mut machine = Machine::restore(&mut again).expect("a saved machine");
-    run(&mut machine, u64::MAX);
-    (machine.now().0, hex(&machine.state_hash()))
+    let start = bytes.windows(7).position(|window| window == b"KDDMACH");
+    Machine::restore(&mut &bytes[start.expect("the machine's part")..]).expect("a saved machine")
 }
 
 /// Runs up to a time or the guest's end, in turns of all lengths.
@@ -135,11 +139,7 @@ fn a_saved_machine_with_four_vcpus_and_its_forks_end_alike() {
 /// Debuggers come, step, break, watch, look, and are killed or leave; the guest ends as if nobody had been there.
 #[track_caller]
 fn nobody_was_there(snapshot: &Snapshot, seed: u64) {
-    let given = std::env::var("KDD_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or(seed);
-    eprintln!("KDD_TEST_SEED={seed}");
+    let seed = seed_or(seed);
     let scratch = Scratch::default();
     let state = busy(snapshot, &scratch);
     let undisturbed = restored(&state);
@@ -198,6 +198,113 @@ fn nobody_was_there(snapshot: &Snapshot, seed: u64) {
     assert_eq!(found, expected, "seed {seed}");
 }
 
+/// On the bare machine, where each debugger's call can be made at a chosen tick: runs of all lengths, steps, and
+/// breakpoints that are passed as gdb passes them, with a step of that vCPU alone.
+#[track_caller]
+fn no_call_changes_anything(snapshot: &Snapshot, seed: u64) {
+    let seed = seed_or(seed);
+    let scratch = Scratch::default();
+    let mut start = machine(&busy(snapshot, &scratch));
+    let places = ["schedule", "vfs_write", "do_sys_openat2"].map(|name| snapshot.symbol(name));
+    let end = start.now().0 + 60_000_000;
+    let mut undisturbed = start.fork();
+    run(&mut undisturbed, end);
+    for seed in seed..seed + 5 {
+        let mut machine = start.fork();
+        disturb(&mut machine, &mut Random(seed), &places, end);
+        run(&mut machine, end);
+        assert_eq!((machine.now(), undisturbed.now()), (Ticks(end), Ticks(end)));
+        assert!(
+            machine.state_hash() == undisturbed.state_hash(),
+            "seed {seed} gives another state"
+        );
+    }
+}
+
+fn disturb(machine: &mut Machine, random: &mut Random, places: &[u64], end: u64) {
+    let never = AtomicBool::new(false);
+    let vcpus = u64::from(machine.vcpu_count());
+    let mut id = 0;
+    while machine.now().0 + 1_000_000 < end {
+        let left = end - machine.now().0;
+        id += 1;
+        let place = Place::Virtual(GuestVirtAddr(places[random.below(places.len() as u64) as usize]));
+        let execute = Breakpoint {
+            place,
+            kind: BreakpointKind::Execute,
+            condition: None,
+        };
+        machine.insert_breakpoint(BreakpointId(id), execute.clone());
+        let mut stops = random.below(20);
+        let until = machine.now().0 + (1 + random.below(4_000_000)).min(left);
+        while stops > 0 && machine.now().0 < until {
+            let limit = RunLimit {
+                ticks: until - machine.now().0,
+                step: None,
+            };
+            match machine.run(&limit, &never) {
+                RunExit::Idle { until } => machine.advance_idle(Ticks(until.0.min(end))),
+                RunExit::Stopped { vcpu, .. } => {
+                    stops -= 1;
+                    machine.remove_breakpoint(BreakpointId(id));
+                    let mode = if random.below(2) == 0 {
+                        StepMode::Alone
+                    } else {
+                        StepMode::Schedule
+                    };
+                    step(machine, vcpu, mode, end);
+                    for _ in 0..random.below(200) {
+                        step(machine, vcpu, StepMode::Schedule, end);
+                    }
+                    machine.insert_breakpoint(BreakpointId(id), execute.clone());
+                }
+                RunExit::Limit => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        machine.remove_breakpoint(BreakpointId(id));
+        let vcpu = VcpuId(random.below(vcpus) as u32);
+        for _ in 0..random.below(500) {
+            step(machine, vcpu, StepMode::Schedule, end);
+        }
+    }
+}
+
+/// One step, or what can be done of it in a while.
+fn step(machine: &mut Machine, vcpu: VcpuId, mode: StepMode, end: u64) {
+    let limit = RunLimit {
+        ticks: (end - machine.now().0).min(1000),
+        step: Some((vcpu, mode)),
+    };
+    match machine.run(&limit, &AtomicBool::new(false)) {
+        RunExit::Idle { until } => machine.advance_idle(Ticks(until.0.min(end))),
+        RunExit::Stepped | RunExit::Limit => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_debugger_call_changes_what_the_guest_does() {
+    let Some(snapshot) = one_vcpu() else { return };
+    no_call_changes_anything(snapshot, 0);
+}
+
+#[test]
+fn no_debugger_call_changes_what_a_guest_with_four_vcpus_does() {
+    let Some(snapshot) = four_vcpus() else { return };
+    no_call_changes_anything(snapshot, 0);
+}
+
+/// The seed that the environment gives, to try others or one again; else the test's own.
+fn seed_or(seed: u64) -> u64 {
+    let given = std::env::var("KDD_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or(seed);
+    eprintln!("KDD_TEST_SEED={seed}");
+    seed
+}
+
 struct Random(u64);
 
 impl Random {
@@ -250,7 +357,7 @@ fn boots_alike(vcpus: u32, command_line: &str, to: u64) {
             if disturbed {
                 run(&mut machine, to / 4 * part - 10_000);
                 for _ in 0..1000 {
-                    let step = Some((hv_core::VcpuId(0), hv_core::introspect::StepMode::Schedule));
+                    let step = Some((VcpuId(0), StepMode::Schedule));
                     let left = to / 4 * part - machine.now().0;
                     machine.run(
                         &RunLimit {

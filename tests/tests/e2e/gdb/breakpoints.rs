@@ -1,7 +1,7 @@
 //! Breakpoints.
 
 use super::{attached, host_name};
-use tests::{Gdb, LIMIT, Service, guest, has_tool, one_vcpu};
+use tests::{Gdb, LIMIT, Service, Snapshot, guest, has_tool, one_vcpu};
 
 #[test]
 fn a_breakpoint_stops_each_time_and_hits_are_counted() {
@@ -112,15 +112,20 @@ fn commands_run_at_a_breakpoint() {
     );
 }
 
-/// Addresses of functions of the kernel, as the guest lists them.
+/// Addresses of functions of the kernel: they are aligned, and the gaps before them are filled with INT3.
 #[track_caller]
-fn functions(service: &mut Service, count: usize) -> Vec<u64> {
-    let list = service.console().command(&format!(
-        "grep -i ' t ' /proc/kallsyms | sed -n '2000,{}p'",
-        1999 + count
-    ));
-    list.lines()
-        .filter_map(|line| u64::from_str_radix(line.split(' ').next()?, 16).ok())
+fn functions(service: &Service, snapshot: &Snapshot, count: usize) -> Vec<u64> {
+    let start = snapshot.symbol("_stext");
+    let text = service
+        .kdd(&["mem", "read", "vm", &format!("{start:x}"), "1M", "-o", "-"])
+        .done()
+        .stdout;
+    (16..text.len())
+        .step_by(16)
+        .filter(|&at| text[at - 2..at] == [0xcc, 0xcc] && text[at] != 0xcc)
+        .map(|at| start + at as u64)
+        .skip(count)
+        .take(count)
         .collect()
 }
 
@@ -130,7 +135,7 @@ fn two_hundred_breakpoints_at_once_and_the_guest_cannot_see_them() {
         return;
     };
     let mut service = snapshot.service();
-    let functions = functions(&mut service, 200);
+    let functions = functions(&service, snapshot, 200);
     assert_eq!(functions.len(), 200);
     // /proc/kcore is the kernel's memory as an ELF file: where in it is the page that a function is in?
     let headers = service
