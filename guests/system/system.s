@@ -30,7 +30,7 @@
         .align 4
         .long 0x1badb002, 0, -0x1badb002
         # What the test wants to know: at 0x10000c.
-        .long begin, done, data_start, data_end
+        .long begin, done, finish_32, finish_64, gdt, gdt_end, table_c, stacks, stack_top
 
 # resume LABEL: where the next fault's handler goes on
         .macro faulting label
@@ -75,7 +75,12 @@
 _start:
         cli
         cld
+        mov al, 0xff                    # no interrupt that the firmware left enabled
+        out 0x21, al
+        out 0xa1, al
         lgdt [gdt_pointer]
+        lidt [idt32_pointer]
+        fninit
         mov eax, DATA32
         mov ds, eax
         mov es, eax
@@ -1125,6 +1130,7 @@ table_a: .fill 4096, 1, 0
 table_b: .fill 4096, 1, 0
 table_c: .fill 4096, 1, 0
 table_d: .fill 4096, 1, 0
+stacks:
         .fill 1024, 1, 0
 task_stack_top:
         .fill 1024, 1, 0

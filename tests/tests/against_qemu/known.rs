@@ -1,0 +1,85 @@
+//! Differences in which the manual is on hv-core's side, or on no side.
+
+use crate::Told;
+use crate::state::State;
+use hv_core::regs::rflags;
+
+/// A register in which the two may differ.
+struct Known {
+    /// The register.
+    name: &'static str,
+    /// Whether this is it: our state, our value, QEMU's.
+    is: fn(&State, u128, u128) -> bool,
+    /// What the manual says.
+    why: &'static str,
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        name: "rax",
+        is: |_, ours, theirs| (ours ^ theirs) & !0xf_0000 == 0 && ours & 0xff == 0,
+        why: "LAR (SDM vol. 2): bits 16 to 19 of the access rights are undefined",
+    },
+    Known {
+        name: "rdx",
+        is: |_, ours, theirs| ours == theirs | 1 && theirs & 8 != 0,
+        why: "page faults (SDM vol. 3A, 4.7): RSVD is never set without P",
+    },
+    Known {
+        name: "rdx",
+        is: |_, ours, theirs| ours & 7 == 2 && theirs == (ours - 2) * 2 + 2,
+        why: "error codes that name a gate (SDM vol. 3A, 6.13): the vector is in bits 3 to 15 in every mode",
+    },
+    Known {
+        name: "rflags",
+        is: |_, ours, theirs| ours == theirs | u128::from(rflags::RF),
+        why: PUSHED_RF,
+    },
+    Known {
+        name: "cs.attributes",
+        is: |_, ours, theirs| ours == theirs | 1,
+        why: ACCESSED,
+    },
+    Known {
+        name: "ss.attributes",
+        is: |_, ours, theirs| ours == theirs | 1,
+        why: ACCESSED,
+    },
+    Known {
+        name: "tr.attributes",
+        is: |_, ours, theirs| ours == theirs | 2,
+        why: "the task register (SDM vol. 3A, 2.4.4 and 7.2.2): a loaded TSS is busy, in the hidden part too",
+    },
+];
+
+/// A step of QEMU after which everything is as before.
+pub const STEP_OF_NOTHING: &str = "QEMU's stub reports a #DB of the debug registers, and then a step, before the handler's first instruction";
+
+const PUSHED_RF: &str =
+    "RF (SDM vol. 3B, 17.3.1.1): a fault pushes it set, and IRET loads it for one instruction";
+
+const ACCESSED: &str = "accessed bits (SDM vol. 3A, 3.4.5.1): every load of a code or stack segment sets it; QEMU leaves out IRET, gates, and more";
+
+/// Why a register may differ: our state, its name, our value, QEMU's.
+pub fn in_register(state: &State, name: &str, ours: u128, theirs: u128) -> Option<&'static str> {
+    let mut known = KNOWN.iter();
+    known
+        .find(|known| known.name == name && (known.is)(state, ours, theirs))
+        .map(|known| known.why)
+}
+
+/// Why a byte of memory may differ: its address, ours, QEMU's.
+pub fn in_memory(told: &Told, address: u64, ours: u8, theirs: u8) -> Option<&'static str> {
+    if told.gdt.contains(&address) {
+        let access = (address - told.gdt.start) % 8 == 5 && theirs & 0x90 == 0x90;
+        (access && ours == theirs | 1).then_some(ACCESSED)
+    } else if told.pointers.contains(&address) {
+        let low = address % 8 == 0 && theirs == ours | 0x20;
+        low.then_some("PAE (SDM vol. 3A, table 4-8): page-directory pointers have no accessed bit")
+    } else if told.stacks.contains(&address) {
+        let upper = address % 4 == 2;
+        (upper && ours == theirs | 1).then_some(PUSHED_RF)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,235 @@
+//! System code against QEMU's TCG: `guests/system/system.s` is single-stepped in both, and every register that both
+//! show is compared after each instruction; all memory at times, and at the end.
+//!
+//! ```text
+//!  system.s ─ as, ld, objcopy ─► multiboot kernel ─┬─► QEMU, stopped, behind its gdb stub ─ step ─► State ─┐
+//!                                                  └─► hv-core's Machine ──────────────── step ─► State ─┴─ equal?
+//! ```
+//! Both begin at the guest's `begin` with the same memory. Where they differ and the manual is on hv-core's side,
+//! [`known`] says so; anything else is a failure.
+
+mod known;
+mod ours;
+mod qemu;
+mod state;
+
+use hv_core::GuestPhysAddr;
+use iced_x86::FlowControl;
+use ours::Ours;
+use qemu::Qemu;
+use state::State;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::Command;
+use tests::{Scratch, has_tool};
+
+/// RAM: the guest uses a little more than 32.
+const MEGABYTES: u64 = 40;
+/// RAM that is compared: all but what the firmware's and the display's areas are.
+const RAM: [(GuestPhysAddr, u64); 2] = [
+    (GuestPhysAddr(0), 0x9_f000),
+    (GuestPhysAddr(0x10_0000), (MEGABYTES - 1) << 20),
+];
+/// The program is done well before.
+const STEPS: usize = 50_000;
+/// Between two comparisons of memory.
+const CHECKPOINT: usize = 500;
+/// Where the kernel lies, and in it what it tells of itself.
+const KERNEL: u64 = 0x10_0000;
+const TOLD: u64 = KERNEL + 12;
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Assembles the guest; the kernel's file.
+fn assemble(scratch: &Scratch) -> PathBuf {
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/system");
+    let [object, elf, kernel] = ["system.o", "system.elf", "kernel"].map(|name| scratch.path(name));
+    run(Command::new("as")
+        .args(["--64", "-I", sources, "-o"])
+        .arg(&object)
+        .arg(format!("{sources}/system.s")));
+    run(Command::new("ld")
+        .args(["-n", "-m", "elf_x86_64", "-Ttext", "0x100000", "-o"])
+        .args([&elf, &object]));
+    run(Command::new("objcopy")
+        .args(["-I", "elf64-x86-64", "-O", "elf32-i386"])
+        .args([&elf, &kernel]));
+    kernel
+}
+
+/// What the guest tells of itself: linear addresses.
+struct Told {
+    begin: u64,
+    done: u64,
+    /// Where a handler is once it knows the error code: one of 32-bit code, one of 64-bit code.
+    faulted: [u64; 2],
+    gdt: Range<u64>,
+    /// Its page-directory pointers in PAE mode.
+    pointers: Range<u64>,
+    stacks: Range<u64>,
+}
+
+impl Told {
+    fn of(ours: &Ours) -> Told {
+        let bytes = ours.memory(GuestPhysAddr(TOLD), 36);
+        let word = |n: usize| u64::from(u32::from_le_bytes([0, 1, 2, 3].map(|at| bytes[4 * n + at])));
+        Told {
+            begin: word(0),
+            done: word(1),
+            faulted: [word(2), word(3)],
+            gdt: word(4)..word(5),
+            pointers: word(6)..word(6) + 32,
+            stacks: word(7)..word(8),
+        }
+    }
+}
+
+/// The two machines, and what was found.
+struct Comparison {
+    ours: Ours,
+    theirs: Qemu,
+    told: Told,
+    failures: Vec<String>,
+    excused: BTreeMap<&'static str, usize>,
+    /// What differed after the step before: not said again.
+    differing: Vec<Difference>,
+    /// QEMU's state after the step before.
+    last: State,
+}
+
+/// A register, our value, QEMU's.
+type Difference = (String, u128, u128);
+
+impl Comparison {
+    fn start() -> Comparison {
+        let scratch = Scratch::default();
+        let kernel = assemble(&scratch);
+        let (mut ours, mut theirs) = (Ours::start(&kernel, MEGABYTES), Qemu::start(&kernel, MEGABYTES));
+        let told = Told::of(&ours);
+        ours.run_to(&[told.begin]);
+        theirs.run_to(&[told.begin]);
+        for (start, length) in RAM {
+            let (a, b) = (ours.memory(start, length), theirs.memory(start, length));
+            for (n, (a, b)) in a.chunks(0x1000).zip(b.chunks(0x1000)).enumerate() {
+                if a != b {
+                    ours.set_memory(GuestPhysAddr(start.0 + 0x1000 * n as u64), b);
+                }
+            }
+        }
+        Comparison {
+            ours,
+            theirs,
+            told,
+            failures: Vec::new(),
+            excused: BTreeMap::new(),
+            differing: Vec::new(),
+            last: State::new(),
+        }
+    }
+
+    /// One instruction in both. How many steps a REP takes is a matter of taste: it is one here, as are the second and
+    /// later rounds of a loop.
+    fn step(&mut self) {
+        let next = self.ours.next();
+        let repeated = next.is_string_instruction() && (next.has_rep_prefix() || next.has_repne_prefix());
+        let loops =
+            next.flow_control() == FlowControl::ConditionalBranch && next.near_branch_target() < next.ip();
+        let mut ends = Vec::new();
+        if repeated || loops {
+            ends.push(next.next_ip());
+        }
+        if repeated {
+            ends.extend(self.told.faulted);
+        }
+        if ends.is_empty() {
+            self.ours.step();
+            self.theirs.step();
+        } else {
+            self.ours.run_to(&ends);
+            self.theirs.run_to(&ends);
+        }
+    }
+
+    fn compare_registers(&mut self, place: &str) {
+        let wide = state::is_wide(&self.ours.registers());
+        let (a, mut b) = (self.ours.state(), self.theirs.state(wide));
+        if b == self.last && b["rip"] != a["rip"] {
+            *self.excused.entry(known::STEP_OF_NOTHING).or_default() += 1;
+            self.theirs.step();
+            b = self.theirs.state(wide);
+        }
+        self.last.clone_from(&b);
+        let differing: Vec<Difference> = a
+            .iter()
+            .map(|(name, ours)| (name.clone(), *ours, b[name]))
+            .filter(|(_, ours, theirs)| ours != theirs)
+            .collect();
+        let mut said = Vec::new();
+        for difference in differing.iter().filter(|known| !self.differing.contains(known)) {
+            let (name, ours, theirs) = difference;
+            match known::in_register(&a, name, *ours, *theirs) {
+                Some(why) => *self.excused.entry(why).or_default() += 1,
+                None => said.push(format!("{name}: ours {ours:#x}, QEMU's {theirs:#x}")),
+            }
+        }
+        self.differing = differing;
+        if !said.is_empty() {
+            self.failures.push(format!("{place}: {}", said.join("; ")));
+        }
+        // Where control parts, nothing that follows means anything.
+        if a["rip"] != b["rip"] || self.failures.len() > 40 {
+            panic!("{}\n{:x?}", self.failures.join("\n"), self.ours.registers());
+        }
+    }
+
+    fn compare_memory(&mut self, place: &str) {
+        for (start, length) in RAM {
+            let (a, b) = (self.ours.memory(start, length), self.theirs.memory(start, length));
+            if a == b {
+                continue;
+            }
+            for (n, (a, b)) in a.iter().zip(&b).enumerate().filter(|(_, (a, b))| a != b) {
+                let address = start.0 + n as u64;
+                if let Some(why) = known::in_memory(&self.told, address, *a, *b) {
+                    *self.excused.entry(why).or_default() += 1;
+                } else {
+                    self.failures
+                        .push(format!("{place}: at {address:#x} ours {a:#x}, QEMU's {b:#x}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn system_code_runs_in_hv_core_as_in_qemu() {
+    if !has_tool("qemu-system-x86_64") || !has_tool("as") {
+        return;
+    }
+    let mut both = Comparison::start();
+    both.compare_registers("at the beginning");
+    let mut steps = 0;
+    while both.ours.at() != both.told.done {
+        steps += 1;
+        assert!(steps < STEPS, "the guest doesn't end");
+        let r = both.ours.registers();
+        let cs = r.segments[hv_core::regs::seg::CS].selector;
+        let place = format!("step {steps}, after {cs:#x}:{:#x}", r.rip);
+        both.step();
+        both.compare_registers(&place);
+        if steps % CHECKPOINT == 0 {
+            both.compare_memory(&place);
+        }
+    }
+    both.compare_memory("at the end");
+    println!("{steps} steps compared");
+    for (why, count) in &both.excused {
+        println!("{count} differences excused: {why}");
+    }
+    assert!(both.failures.is_empty(), "{}", both.failures.join("\n"));
+}
