@@ -27,8 +27,8 @@ const KNOWN: &[Known] = &[
     },
     Known {
         name: "rdx",
-        is: |_, ours, theirs| ours & 7 == 2 && theirs == (ours - 2) * 2 + 2,
-        why: "error codes that name a gate (SDM vol. 3A, 6.13): the vector is in bits 3 to 15 in every mode",
+        is: |_, ours, theirs| is_gate_error(ours, theirs),
+        why: GATE_ERROR,
     },
     Known {
         name: "rflags",
@@ -58,6 +58,9 @@ pub const STEP_OF_NOTHING: &str = "QEMU's stub reports a #DB of the debug regist
 const PUSHED_RF: &str =
     "RF (SDM vol. 3B, 17.3.1.1): a fault pushes it set, and IRET loads it for one instruction";
 
+const GATE_ERROR: &str =
+    "error codes that name a gate (SDM vol. 3A, 6.13): the vector is in bits 3 to 15 in every mode";
+
 const ACCESSED: &str = "accessed bits (SDM vol. 3A, 3.4.5.1): every load of a code or stack segment sets it; QEMU leaves out IRET, gates, and more";
 
 /// Why a register may differ: our state, its name, our value, QEMU's.
@@ -68,18 +71,26 @@ pub fn in_register(state: &State, name: &str, ours: u128, theirs: u128) -> Optio
         .map(|known| known.why)
 }
 
-/// Why a byte of memory may differ: its address, ours, QEMU's.
-pub fn in_memory(told: &Told, address: u64, ours: u8, theirs: u8) -> Option<&'static str> {
+/// Why four bytes of memory may differ: their address, ours, QEMU's.
+pub fn in_memory(told: &Told, address: u64, ours: u32, theirs: u32) -> Option<&'static str> {
     if told.gdt.contains(&address) {
-        let access = (address - told.gdt.start) % 8 == 5 && theirs & 0x90 == 0x90;
-        (access && ours == theirs | 1).then_some(ACCESSED)
+        let access = address % 8 == 4 && theirs & 0x9000 == 0x9000;
+        (access && ours == theirs | 0x100).then_some(ACCESSED)
     } else if told.pointers.contains(&address) {
         let low = address % 8 == 0 && theirs == ours | 0x20;
         low.then_some("PAE (SDM vol. 3A, table 4-8): page-directory pointers have no accessed bit")
     } else if told.stacks.contains(&address) {
-        let upper = address % 4 == 2;
-        (upper && ours == theirs | 1).then_some(PUSHED_RF)
+        if ours == theirs | rflags::RF as u32 {
+            Some(PUSHED_RF)
+        } else {
+            is_gate_error(ours.into(), theirs.into()).then_some(GATE_ERROR)
+        }
     } else {
         None
     }
+}
+
+/// Whether these are error codes that name a gate, the second as QEMU counts in long mode.
+fn is_gate_error(ours: u128, theirs: u128) -> bool {
+    ours & 7 == 2 && theirs == (ours - 2) * 2 + 2
 }

@@ -11,6 +11,7 @@
 mod known;
 mod ours;
 mod qemu;
+mod random;
 mod state;
 
 use hv_core::GuestPhysAddr;
@@ -20,7 +21,7 @@ use qemu::Qemu;
 use state::State;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::{Scratch, has_tool};
 
@@ -32,7 +33,7 @@ const RAM: [(GuestPhysAddr, u64); 2] = [
     (GuestPhysAddr(0x10_0000), (MEGABYTES - 1) << 20),
 ];
 /// The program is done well before.
-const STEPS: usize = 50_000;
+const STEPS: usize = 5_000_000;
 /// Between two comparisons of memory.
 const CHECKPOINT: usize = 500;
 /// Where the kernel lies, and in it what it tells of itself.
@@ -49,8 +50,10 @@ fn run(command: &mut Command) {
 fn assemble(scratch: &Scratch) -> PathBuf {
     let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/system");
     let [object, elf, kernel] = ["system.o", "system.elf", "kernel"].map(|name| scratch.path(name));
+    scratch.file("random.inc", random::descriptors().as_bytes());
     run(Command::new("as")
-        .args(["--64", "-I", sources, "-o"])
+        .args(["--64", "-I", sources, "-I"])
+        .args([scratch.folder(), Path::new("-o")])
         .arg(&object)
         .arg(format!("{sources}/system.s")));
     run(Command::new("ld")
@@ -72,11 +75,14 @@ struct Told {
     /// Its page-directory pointers in PAE mode.
     pointers: Range<u64>,
     stacks: Range<u64>,
+    /// Where the address of the present random case is, and the first one's.
+    random_at: GuestPhysAddr,
+    random: u64,
 }
 
 impl Told {
     fn of(ours: &Ours) -> Told {
-        let bytes = ours.memory(GuestPhysAddr(TOLD), 36);
+        let bytes = ours.memory(GuestPhysAddr(TOLD), 44);
         let word = |n: usize| u64::from(u32::from_le_bytes([0, 1, 2, 3].map(|at| bytes[4 * n + at])));
         Told {
             begin: word(0),
@@ -85,6 +91,8 @@ impl Told {
             gdt: word(4)..word(5),
             pointers: word(6)..word(6) + 32,
             stacks: word(7)..word(8),
+            random_at: GuestPhysAddr(word(9)),
+            random: word(10),
         }
     }
 }
@@ -187,19 +195,42 @@ impl Comparison {
         }
     }
 
+    /// The random descriptor that the guest is at, or was last.
+    fn case(&self) -> String {
+        let word = |address| {
+            let bytes = self.ours.memory(address, 8);
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        let at = word(self.told.random_at) & 0xffff_ffff;
+        if at < self.told.random {
+            return "before random descriptors".to_owned();
+        }
+        let (descriptor, selector) = (word(GuestPhysAddr(at)), word(GuestPhysAddr(at + 8)));
+        let case = (at - self.told.random) / 16;
+        format!("case {case} ({descriptor:#018x}, {selector:#x})")
+    }
+
     fn compare_memory(&mut self, place: &str) {
         for (start, length) in RAM {
             let (a, b) = (self.ours.memory(start, length), self.theirs.memory(start, length));
             if a == b {
                 continue;
             }
-            for (n, (a, b)) in a.iter().zip(&b).enumerate().filter(|(_, (a, b))| a != b) {
-                let address = start.0 + n as u64;
-                if let Some(why) = known::in_memory(&self.told, address, *a, *b) {
+            let words = |bytes: &[u8]| -> Vec<u32> {
+                let (words, _) = bytes.as_chunks::<4>();
+                words.iter().map(|word| u32::from_le_bytes(*word)).collect()
+            };
+            let pairs = words(&a).into_iter().zip(words(&b)).enumerate();
+            for (n, (a, b)) in pairs.filter(|(_, (a, b))| a != b) {
+                let address = start.0 + 4 * n as u64;
+                if let Some(why) = known::in_memory(&self.told, address, a, b) {
                     *self.excused.entry(why).or_default() += 1;
                 } else {
-                    self.failures
-                        .push(format!("{place}: at {address:#x} ours {a:#x}, QEMU's {b:#x}"));
+                    let said = format!("{place}: at {address:#x} ours {a:#x}, QEMU's {b:#x}");
+                    self.failures.push(said);
                 }
             }
         }
@@ -219,7 +250,7 @@ fn system_code_runs_in_hv_core_as_in_qemu() {
         assert!(steps < STEPS, "the guest doesn't end");
         let r = both.ours.registers();
         let cs = r.segments[hv_core::regs::seg::CS].selector;
-        let place = format!("step {steps}, after {cs:#x}:{:#x}", r.rip);
+        let place = format!("step {steps}, {}, after {cs:#x}:{:#x}", both.case(), r.rip);
         both.step();
         both.compare_registers(&place);
         if steps % CHECKPOINT == 0 {
