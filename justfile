@@ -15,9 +15,9 @@ test *arguments:
 ci:
     .ci/run
 
-# The heavy matrix that CI leaves out: two hours
-nightly:
-    setup/nightly.sh
+# The heavy matrix that CI leaves out: two hours, or the parts named
+nightly *parts:
+    setup/nightly.sh {{parts}}
 
 # Format, then show clippy's opinion
 lint:

@@ -118,7 +118,6 @@ bounds:
         .align 16
 scratch:
         .fill 64, 1, 0x5a
-data_end:
 
         .bss
         .align 4096

@@ -68,7 +68,9 @@ random_next_\bits:
         and dword ptr [gdt + task_state + 4], 0xfffffdff
         mov eax, task_state
         ltr ax
-        # A stack for ring 3
+        # A stack for ring 3. An absent one is #SS; QEMU takes #NP.
+        test byte ptr [gdt + RANDOM + 5], 0x80
+        jz 1f
         faulting 1f
         movzx eax, di
         random_return user_code, \bits

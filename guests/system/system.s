@@ -5,7 +5,8 @@
 #
 # Registers are the only output: whatever an instruction leaves in memory is loaded again. A fault's handler counts
 # in its vector (ECX), the error code (EDX) and CR2 (EBP), and goes on at the address in EBX.
-# Assembled by `as --64`, linked at 1 MiB, made ELF32 by objcopy; multiboot starts it.
+# Assembled by `as --64`, linked at 1 MiB, made ELF32 by objcopy; multiboot starts it. The test does that, and writes
+# the random.inc that is included.
         .intel_syntax noprefix
         .set CODE32, 0x08
         .set DATA32, 0x10
@@ -32,7 +33,7 @@
         .long 0x1badb002, 0, -0x1badb002
         # What the test wants to know: at 0x10000c.
         .long begin, done, finish_32, finish_64, gdt, gdt_end, table_c, stacks, stack_top
-        .long random_at, random
+        .long random_at, random, random_end, ist_top
 
 # resume LABEL: where the next fault's handler goes on
         .macro faulting label

@@ -8,10 +8,24 @@ use hv_core::regs::rflags;
 struct Known {
     /// The register.
     name: &'static str,
-    /// Whether this is it: our state, our value, QEMU's.
-    is: fn(&State, u128, u128) -> bool,
+    /// Whether this is it: our value, QEMU's.
+    is: fn(&Situation, u128, u128) -> bool,
     /// What the manual says.
     why: &'static str,
+}
+
+/// Where a difference was seen.
+struct Situation<'a> {
+    told: &'a Told,
+    ours: &'a State,
+}
+
+impl Situation<'_> {
+    /// Whether a handler has just begun on the stack of the interrupt stack table.
+    fn on_ist(&self) -> bool {
+        let rsp = self.ours["rsp"] as u64;
+        (self.told.ist - 48..self.told.ist).contains(&rsp)
+    }
 }
 
 const KNOWN: &[Known] = &[
@@ -46,6 +60,21 @@ const KNOWN: &[Known] = &[
         why: ACCESSED,
     },
     Known {
+        name: "ss",
+        is: |here, _, theirs| here.on_ist() && theirs == 0,
+        why: IST,
+    },
+    Known {
+        name: "ss.attributes",
+        is: |here, _, theirs| here.on_ist() && theirs == 0,
+        why: IST,
+    },
+    Known {
+        name: "ss.limit",
+        is: |here, _, theirs| here.on_ist() && theirs == 0,
+        why: IST,
+    },
+    Known {
         name: "tr.attributes",
         is: |_, ours, theirs| ours == theirs | 2,
         why: "the task register (SDM vol. 3A, 2.4.4 and 7.2.2): a loaded TSS is busy, in the hidden part too",
@@ -53,7 +82,7 @@ const KNOWN: &[Known] = &[
 ];
 
 /// A step of QEMU after which everything is as before.
-pub const STEP_OF_NOTHING: &str = "QEMU's stub reports a #DB of the debug registers, and then a step, before the handler's first instruction";
+pub const STEP_OF_NOTHING: &str = "a step in which QEMU does nothing: before the handler of a #DB of the debug registers, and now and then when something interrupts it";
 
 const PUSHED_RF: &str =
     "RF (SDM vol. 3B, 17.3.1.1): a fault pushes it set, and IRET loads it for one instruction";
@@ -61,13 +90,16 @@ const PUSHED_RF: &str =
 const GATE_ERROR: &str =
     "error codes that name a gate (SDM vol. 3A, 6.13): the vector is in bits 3 to 15 in every mode";
 
+const IST: &str = "SS (SDM vol. 3A, 6.14.4): an interrupt that changes no ring leaves it alone, with the interrupt stack table too";
+
 const ACCESSED: &str = "accessed bits (SDM vol. 3A, 3.4.5.1): every load of a code or stack segment sets it; QEMU leaves out IRET, gates, and more";
 
 /// Why a register may differ: our state, its name, our value, QEMU's.
-pub fn in_register(state: &State, name: &str, ours: u128, theirs: u128) -> Option<&'static str> {
+pub fn in_register(told: &Told, state: &State, name: &str, ours: u128, theirs: u128) -> Option<&'static str> {
+    let here = Situation { told, ours: state };
     let mut known = KNOWN.iter();
     known
-        .find(|known| known.name == name && (known.is)(state, ours, theirs))
+        .find(|known| known.name == name && (known.is)(&here, ours, theirs))
         .map(|known| known.why)
 }
 

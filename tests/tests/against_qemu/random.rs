@@ -6,6 +6,9 @@ use tests::differential::rng::Rng;
 /// A taste of every kind, in seconds.
 const DEFAULT_CASES: u64 = 12;
 
+/// What fits below the pages whose rights the guest changes.
+const MOST_CASES: u64 = 10_000;
+
 /// What may be done with a descriptor, as `random.s` says.
 const MAY_ENTER_32: u32 = 0x1_0000;
 const MAY_ENTER_64: u32 = 0x2_0000;
@@ -32,7 +35,9 @@ struct Case {
 pub fn descriptors() -> String {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed = number("KDD_SYSTEM_SEED").unwrap_or(1);
-    let cases = number("KDD_SYSTEM_CASES").unwrap_or(DEFAULT_CASES).max(1);
+    let cases = number("KDD_SYSTEM_CASES")
+        .unwrap_or(DEFAULT_CASES)
+        .clamp(1, MOST_CASES);
     println!("KDD_SYSTEM_SEED={seed} KDD_SYSTEM_CASES={cases}");
     let mut rng = Rng::new(seed);
     let mut text = "        .data\n        .align 8\nrandom:\n".to_owned();
