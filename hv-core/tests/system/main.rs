@@ -6,6 +6,7 @@ mod bench;
 
 mod breakpoints;
 mod breakpoints_before_faults;
+mod code_segments;
 mod control_registers;
 mod delivery;
 mod determinism;
