@@ -3,12 +3,17 @@
 use crate::engine::simd::{Vector, integer as int, shift, shuffle};
 use iced_x86::Mnemonic as M;
 
+/// A function of two vectors.
+pub(super) type BinaryFn<V> = fn(V, V) -> V;
+/// A function of a vector and a count.
+pub(super) type ShiftFn<V> = fn(V, u64) -> V;
+
 /// The operation of `m`, if it is one of them: made by `binary` of `op0 = f(op0, op1)`, or by `shift` of
 /// `op0 = f(op0, count)`, the count from a register, memory or an immediate.
 pub(super) fn operation<V: Vector, O>(
     m: M,
-    binary: fn(fn(V, V) -> V) -> O,
-    shift: fn(fn(V, u64) -> V) -> O,
+    binary: fn(BinaryFn<V>) -> O,
+    shift: fn(ShiftFn<V>) -> O,
 ) -> Option<O> {
     Some(match m {
         M::Paddb => binary(int::paddb),
