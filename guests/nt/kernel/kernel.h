@@ -174,6 +174,7 @@ PVOID PspAllocateId(PVOID object);
 #define USER_STACK_SIZE 0x100000ULL
 #define USER_TOP 0x7FFFFFFF0000ULL
 extern KEVENT PspUserEvent;
+extern ULONG KiSystemCalls;
 void KiServiceExitToUser(PKTRAP_FRAME frame);
 
 /* module.c */

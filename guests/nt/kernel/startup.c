@@ -29,8 +29,7 @@ BOOLEAN KiLoaderOption(const CHAR *name) {
 static void KiInitializeKernel(void) {
     PKPCR pcr = (PKPCR)KiLoader->Pcr;
 #if KPCR_IN_IMAGE
-    extern UCHAR KiInitialPCR[];
-    pcr = (PKPCR)KiInitialPCR;
+    pcr = (PKPCR)&KiInitialPCR;
 #endif
     PspInitializeThread(&KiInitialThread, &KiInitialProcess, (UCHAR *)KiLoaderBlock->KernelStack,
                         KiLoaderBlock->KernelStackSize);
