@@ -164,12 +164,13 @@ void MiFreeSystemPages(void *base, ULONG count) {
     FREE_RUN *run = ExAllocatePoolWithTag(0, sizeof *run, 'nuRF');
     KIRQL old;
     ULONG n;
+    /* First nobody may reach the pages any more, then they are free. */
+    for (n = 0; n < count; n++) *MiPteAddress((ULONG64)base + n * PAGE_SIZE) &= ~PTE_VALID;
+    KeFlushEntireTb();
     for (n = 0; n < count; n++) {
-        ULONG64 address = (ULONG64)base + n * PAGE_SIZE, *pte = Entry(KiLoader->DirectoryTable, address, 12, FALSE);
-        if (!pte || !(*pte & PTE_VALID)) continue;
+        ULONG64 *pte = MiPteAddress((ULONG64)base + n * PAGE_SIZE);
         MiFreePage(*pte & PTE_FRAME);
         *pte = 0;
-        InvalidatePage((void *)address);
     }
     if (!run) return;
     run->Base = (ULONG64)base;
