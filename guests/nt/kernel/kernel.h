@@ -4,6 +4,9 @@
 #include "loader.h"
 #include <stdarg.h>
 
+/* For drivers too. */
+#define NTKERNELAPI __declspec(dllexport)
+
 #define PAGE_SIZE 0x1000ULL
 #define MAX_PROCESSORS 8
 #define KERNEL_STACK_SIZE 0x6000
@@ -63,6 +66,7 @@ typedef struct _PROCESSOR {
     volatile BOOLEAN Started;
     volatile BOOLEAN QuantumEnd;
     volatile BOOLEAN FreezeRequest;
+    volatile BOOLEAN FlushRequest;
     ULONG64 Ticks;
 } PROCESSOR;
 extern PROCESSOR KiProcessors[MAX_PROCESSORS];
@@ -104,10 +108,10 @@ void KiSwapContext(PETHREAD old, PETHREAD new_thread);
 void KiIdleLoop(void);
 
 /* wait.c */
-void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
-LONG KeSetEvent(PKEVENT event);
-NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
-NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
+NTKERNELAPI void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
+NTKERNELAPI LONG KeSetEvent(PKEVENT event);
+NTKERNELAPI NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
+NTKERNELAPI NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
 void KiExpireTimers(void);
 void KiSignalFromInterrupt(PKEVENT event);
 
@@ -154,16 +158,17 @@ ULONG64 MiCreateAddressSpace(void);
 BOOLEAN MmIsAddressValid(const void *address);
 
 /* pool.c */
-void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
-void ExFreePoolWithTag(void *block, ULONG tag);
+NTKERNELAPI void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
+NTKERNELAPI void ExFreePoolWithTag(void *block, ULONG tag);
 
 /* process.c, thread.c */
 extern EPROCESS *PsSystemProcess;
 void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
-NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+NTKERNELAPI NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+void PspLinkThread(PETHREAD thread, PEPROCESS process);
 void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
-NTSTATUS PsTerminateSystemThread(NTSTATUS status);
+NTKERNELAPI NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
 PVOID PspAllocateId(PVOID object);
 
@@ -174,6 +179,7 @@ PVOID PspAllocateId(PVOID object);
 #define USER_STACK_SIZE 0x100000ULL
 #define USER_TOP 0x7FFFFFFF0000ULL
 extern KEVENT PspUserEvent;
+extern ULONG KiSystemCalls;
 void KiServiceExitToUser(PKTRAP_FRAME frame);
 
 /* module.c */
@@ -206,6 +212,7 @@ void KdpInitializePrint(void);
 /* bugcheck.c */
 void KeBugCheckEx(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4);
 void KeBugCheck2(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4, PKTRAP_FRAME frame);
+void KeFlushEntireTb(void);
 void KiIpiProcessRequests(PKTRAP_FRAME frame);
 void KiFreezeTargetExecution(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exception);
 
@@ -227,7 +234,12 @@ extern ULONG64 KiGuardRounds, KiGuardChanges;
 
 /* smp.c */
 void KeStartAllProcessors(void);
-BOOLEAN KvasInitialize(void);
+void KiAllocateIstStacks(ULONG number);
+
+/* shadow.c */
+BOOLEAN KvasWanted(void);
+void KvasInitialize(void);
+void KvasShareProcessor(ULONG number);
 ULONG64 KvasCreateUserRoot(ULONG64 root);
 
 /* The HAL. */
