@@ -27,6 +27,8 @@ pub struct Host {
     pub printed: String,
     /// Control packets other than ACKs that came.
     pub control: Vec<PacketType>,
+    /// How often the streams began anew.
+    pub syncs: usize,
     waiting: VecDeque<(PacketType, u32, Vec<u8>)>,
     /// Bytes of each call of the session's `receive`.
     pub chunk: usize,
@@ -86,6 +88,7 @@ impl Host {
             expected: INITIAL_ID,
             printed: String::new(),
             control: Vec::new(),
+            syncs: 0,
             waiting: VecDeque::new(),
             chunk: usize::MAX,
         }
@@ -138,6 +141,7 @@ impl Host {
             let mut ack = Vec::new();
             write_control(&mut ack, PacketType::Acknowledge, id & !SYNC);
             if id & SYNC != 0 {
+                self.syncs += 1;
                 self.next = INITIAL_ID;
                 self.expected = INITIAL_ID;
             }
