@@ -135,6 +135,14 @@ pub enum LoadError {
         /// Its place.
         at: usize,
     },
+    /// A PE image of an NT-shaped guest that can't be used.
+    #[error("{name} can't be loaded: {why}")]
+    NtImage {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A write to guest memory failed.
     #[error(transparent)]
     Memory(#[from] OutOfRange),

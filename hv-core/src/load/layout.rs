@@ -81,6 +81,25 @@ pub(super) fn memory_map(memory_bytes: u64) -> Vec<Range> {
     map
 }
 
+/// All RAM of a machine with this much memory, with what is reserved of it.
+pub(super) fn ram(memory_bytes: u64) -> Vec<std::ops::Range<u64>> {
+    let above = memory_bytes.saturating_sub(HOLE);
+    let mut ram = vec![0..low_ram_end(memory_bytes)];
+    if above > 0 {
+        ram.push(FOUR_GIB..FOUR_GIB.saturating_add(above));
+    }
+    ram
+}
+
+/// The RAM that a kernel may use.
+pub(super) fn usable(memory_bytes: u64) -> Vec<std::ops::Range<u64>> {
+    memory_map(memory_bytes)
+        .iter()
+        .filter(|range| range.kind == RangeKind::Usable)
+        .map(|range| range.start..range.start + range.length)
+        .collect()
+}
+
 /// Writes guest memory at `address`.
 pub(super) fn write(ctx: &mut LoadContext<'_>, address: u64, bytes: &[u8]) -> Result<(), LoadError> {
     (ctx.write)(GuestPhysAddr(address), bytes)?;

@@ -6,6 +6,7 @@
 //!                               └─unpack──► ELF ──┐               ├─► Registers, 64-bit entry, RSI = boot_params
 //!                     Vmlinux ────────────────────┴─► segments ───┘
 //!                     Multiboot ──► segments, information ──────────► Registers, 32-bit entry, EBX = information
+//!  PE images ──► nt/ plays winload ────────────────────────────────────► Registers, 64-bit entry, RCX = loader block
 //! ```
 //!
 //! Everything is written through [`LoadContext::write`]; nothing here knows how guest memory is kept. Guest memory
@@ -24,9 +25,12 @@ mod error;
 mod layout;
 mod linux;
 mod multiboot;
+mod nt;
 mod unpack;
 
 pub use error::{LoadError, OutOfRange};
+pub(crate) use nt::load as load_nt;
+pub use nt::{NtBoot, NtFile};
 
 use crate::addr::GuestPhysAddr;
 use crate::regs::Registers;

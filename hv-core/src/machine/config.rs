@@ -5,7 +5,7 @@ use crate::devices::{Platform, PlatformConfig};
 use crate::engine::bus::Bus;
 use crate::engine::cpuid::{CpuModel, MODELS};
 use crate::engine::vcpu::Vcpu;
-use crate::load::{self, LoadContext, LoadError, OutOfRange};
+use crate::load::{self, LoadContext, LoadError, NtBoot, OutOfRange};
 use crate::memory::GuestMemory;
 use crate::{Ticks, VcpuId};
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub enum GuestImage {
         /// The kernel's command line.
         command_line: String,
     },
+    /// An NT-shaped kernel with its HAL and drivers.
+    Nt(NtBoot),
 }
 
 /// Why a machine can't be made.
@@ -124,11 +126,6 @@ pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateEr
     let platform = Platform::new(&platform_config(config));
     let mut memory = GuestMemory::new(config.memory_bytes);
     place_firmware(&mut memory, &platform);
-    let GuestImage::Linux {
-        kernel,
-        initrd,
-        command_line,
-    } = &config.guest;
     let mut write = |address: GuestPhysAddr, bytes: &[u8]| -> Result<(), OutOfRange> {
         if memory.write(address, bytes, false).0 == bytes.len() {
             Ok(())
@@ -144,9 +141,19 @@ pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateEr
         write: &mut write,
         rsdp: Some(platform.rsdp_address()),
         random_seed: *blake3::hash(&config.seed.to_le_bytes()).as_bytes(),
-        unpack: load::may_unpack(command_line),
+        unpack: false,
     };
-    let entry = load::load(kernel, initrd.as_deref(), command_line, &mut context)?;
+    let entry = match &config.guest {
+        GuestImage::Linux {
+            kernel,
+            initrd,
+            command_line,
+        } => {
+            context.unpack = load::may_unpack(command_line);
+            load::load(kernel, initrd.as_deref(), command_line, &mut context)?
+        }
+        GuestImage::Nt(boot) => load::load_nt(boot, config.vcpus, &mut context)?,
+    };
     vcpus[0].load_registers(&entry);
     let mut bus = Bus::new(memory, platform, shell.vcpus, shell.tsc_hz);
     bus.platform.advance(Ticks(0));

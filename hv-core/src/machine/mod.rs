@@ -13,7 +13,7 @@ mod config;
 mod state;
 
 pub use access::BadRegister;
-pub use config::{CreateError, GuestImage, MachineConfig};
+pub use config::{CreateError, GuestImage, MachineConfig, TSC_HZ};
 pub use state::RestoreError;
 
 use crate::addr::{GuestPhysAddr, Ticks, VcpuId};

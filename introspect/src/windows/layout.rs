@@ -38,11 +38,6 @@ impl Layout {
         self.offsets[field as usize].get_or_insert((offset, source));
     }
 
-    /// Forgets a field that memory contradicts.
-    pub(crate) fn forget(&mut self, field: Field) {
-        self.offsets[field as usize] = None;
-    }
-
     /// The fields that are known, with their sources.
     pub fn iter(&self) -> impl Iterator<Item = (Field, u32, Source)> + '_ {
         Field::ALL

@@ -16,13 +16,27 @@
 //! that breaks off says so and gives what was read before ([`Walk`]). A field whose place isn't known in this build
 //! is absent and never guessed.
 
+mod entry;
 mod error;
 mod facts;
 mod field;
+mod find;
 mod guest;
 mod kdbg;
+mod known;
 mod layout;
+mod learn;
+mod list;
+mod modules;
+mod processes;
+mod processor;
+mod release;
 mod report;
+mod space;
+mod system;
+#[cfg(test)]
+mod tests;
+mod threads;
 
 pub use error::{Error, NotWindows, Unknown};
 pub use facts::{
@@ -35,15 +49,27 @@ pub use kdbg::{DebuggerData, Encoding, VersionBlock};
 pub use layout::Layout;
 pub use report::{Report, Step};
 
-use crate::virtual_memory::AddressSpace;
-use hv_core::{GuestVirtAddr, VcpuId};
-use symbols::SymbolPath;
+use crate::paging::PagingMode;
+use hv_core::{GuestPhysAddr, GuestVirtAddr};
+use std::sync::Arc;
+use symbols::pe::Headers;
+use symbols::{Pdb, SymbolPath};
 
 /// A recognised Windows kernel.
 pub struct Windows {
     arch: Arch,
+    mode: PagingMode,
+    /// Tables that mapped the kernel when it was recognised.
+    root: GuestPhysAddr,
     image: KernelImage,
+    headers: Option<Headers>,
+    pdb: Option<Arc<Pdb>>,
     layout: Layout,
+    globals: Vec<Option<(GuestVirtAddr, Source)>>,
+    build: Option<u32>,
+    build_lab: Option<String>,
+    /// KUSER_SHARED_DATA at the time of recognition.
+    shared: Option<SharedData>,
     report: Report,
 }
 
@@ -53,14 +79,35 @@ impl Windows {
     /// # Errors
     /// [`NotWindows`], with what was looked at.
     pub fn recognise(guest: Guest<'_>, symbols: &SymbolPath) -> Result<Windows, NotWindows> {
-        let _ = (guest, symbols);
-        Err(NotWindows::NotUp)
+        let mut report = Report::default();
+        let found = find::find(guest, &mut report)?;
+        let mut windows = Windows {
+            arch: found.space.arch,
+            mode: found.space.mode,
+            root: found.space.root,
+            image: found.image,
+            headers: found.headers,
+            pdb: None,
+            layout: Layout::default(),
+            globals: vec![None; Global::COUNT],
+            build: None,
+            build_lab: None,
+            shared: system::shared_data(&found.space).ok(),
+            report,
+        };
+        windows.learn(&found.space, symbols);
+        Ok(windows)
     }
 
     /// Whether the recognised kernel is still there: a reset or another kernel ends what is known.
     pub fn is_still_there(&self, guest: Guest<'_>) -> bool {
-        let _ = guest;
-        false
+        let Ok(space) = self.space(guest) else {
+            return false;
+        };
+        // Where there is no header, finding the space has read the KdVersionBlock.
+        self.headers.is_none()
+            || find::check(&space, self.image.base, self.image.base)
+                .is_ok_and(|(image, _)| image == self.image)
     }
 
     /// The kernel's architecture.
@@ -75,17 +122,24 @@ impl Windows {
 
     /// The build number, such as 19041, without the high bits of NtBuildNumber.
     pub fn build(&self) -> Option<u32> {
-        None
+        self.build
     }
 
     /// NtBuildLab, where it is known: `19041.1.amd64fre.vb_release.191206-1406`.
     pub fn build_lab(&self) -> Option<&str> {
-        None
+        self.build_lab.as_deref()
     }
 
     /// `Windows 10 1903 x64, build 18362`: a line for people.
     pub fn description(&self) -> String {
-        String::new()
+        let product_type = self.shared.as_ref().map_or(1, |shared| shared.product_type);
+        let name = self
+            .build
+            .map_or("Windows", |build| release::name(build, product_type != 1));
+        match self.build {
+            Some(build) => format!("{name} {}, build {build}", self.arch),
+            None => format!("{name} {}, build unknown", self.arch),
+        }
     }
 
     /// The structure offsets of this build.
@@ -98,10 +152,14 @@ impl Windows {
         &self.report
     }
 
+    /// The kernel's PDB, if it was found on the symbol path.
+    pub fn pdb(&self) -> Option<&Arc<Pdb>> {
+        self.pdb.as_ref()
+    }
+
     /// The address of a variable or function, and where that was learned.
     pub fn find_global(&self, global: Global) -> Option<(GuestVirtAddr, Source)> {
-        let _ = global;
-        None
+        self.globals[global as usize]
     }
 
     /// The same.
@@ -116,142 +174,37 @@ impl Windows {
 
     /// The address of a name of the kernel (without `nt!`): of its PDB, or of what is known without it.
     pub fn symbol(&self, name: &str) -> Option<GuestVirtAddr> {
-        let _ = name;
-        None
+        let by_pdb = self.pdb.as_ref().and_then(|pdb| pdb.rva(name));
+        if let Some(rva) = by_pdb {
+            return self.image.base.checked_add(u64::from(rva));
+        }
+        let global = Global::ALL.iter().find(|global| global.name() == name)?;
+        self.global(*global).ok()
     }
 
     /// The nearest name at or before an address in the kernel image, and the distance from it.
     pub fn nearest_symbol(&self, address: GuestVirtAddr) -> Option<(&str, u64)> {
-        let _ = address;
-        None
+        if !self.image.contains(address) {
+            return None;
+        }
+        if let Some(pdb) = &self.pdb {
+            let rva = u32::try_from(address.0 - self.image.base.0).ok()?;
+            let (name, start) = pdb.nearest(rva)?;
+            return Some((name, u64::from(rva - start)));
+        }
+        let known = Global::ALL
+            .iter()
+            .filter_map(|&global| Some((self.find_global(global)?.0, global)));
+        let (start, global) = known
+            .filter(|(start, _)| *start <= address)
+            .max_by_key(|(start, _)| *start)?;
+        Some((global.name(), address.0 - start.0))
     }
 
-    /// Page tables through which all of the kernel can be read, those of the process that the vCPU is in where that
-    /// can be told: the vCPU's own CR3, or with KVA shadowing in user mode the kernel's counterpart.
-    ///
-    /// # Errors
-    /// [`Error::NoKernelRoot`].
-    pub fn kernel_space(&self, guest: Guest<'_>, vcpu: VcpuId) -> Result<AddressSpace, Error> {
-        let _ = guest;
-        Err(Error::NoKernelRoot { vcpu })
-    }
-
-    /// The vCPU's KPCR, KPRCB and threads, in whatever mode it is.
-    ///
-    /// # Errors
-    /// [`Error::NoProcessor`]: a vCPU that isn't started, or a KPCR that fails the tests.
-    pub fn processor(&self, guest: Guest<'_>, vcpu: VcpuId) -> Result<Processor, Error> {
-        let _ = guest;
-        Err(Error::NoProcessor {
-            vcpu,
-            why: String::new(),
-        })
-    }
-
-    /// KdVersionBlock as it lies in memory.
-    ///
-    /// # Errors
-    /// [`Error`] if it can't be found.
-    pub fn version_block(&self, guest: Guest<'_>) -> Result<VersionBlock, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// The debugger data block, decoded. Ask again after each stop: a bugcheck decodes the guest's own copy.
-    ///
-    /// # Errors
-    /// [`Error::NoDebuggerData`] if the guest has none and nothing is known of which one could be composed.
-    pub fn debugger_data(&self, guest: Guest<'_>) -> Result<DebuggerData, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// The head of the loaded-module list.
-    ///
-    /// # Errors
-    /// [`Unknown::Global`].
-    pub fn loaded_module_list(&self) -> Result<GuestVirtAddr, Unknown> {
-        self.global(Global::PsLoadedModuleList)
-    }
-
-    /// Loaded modules, the kernel first; at most 4096.
-    ///
-    /// # Errors
-    /// [`Error`] if not even the head can be read.
-    pub fn modules(&self, guest: Guest<'_>) -> Result<Walk<Module>, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// Modules that were unloaded, the latest first; at most 50.
-    ///
-    /// # Errors
-    /// [`Error`] if the array isn't known or can't be read.
-    pub fn unloaded_modules(&self, guest: Guest<'_>) -> Result<Vec<UnloadedModule>, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// Processes on the active list; at most 65536.
-    ///
-    /// # Errors
-    /// [`Error`] if not even the head can be read.
-    pub fn processes(&self, guest: Guest<'_>) -> Result<Walk<Process>, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// The process at an address.
-    ///
-    /// # Errors
-    /// [`Error::Implausible`] if none is there.
-    pub fn process(&self, guest: Guest<'_>, address: GuestVirtAddr) -> Result<Process, Error> {
-        let _ = (guest, address);
-        Err(Error::Gone)
-    }
-
-    /// The threads of a process; at most 65536.
-    ///
-    /// # Errors
-    /// [`Error`] if not even the head can be read.
-    pub fn threads(&self, guest: Guest<'_>, process: GuestVirtAddr) -> Result<Walk<Thread>, Error> {
-        let _ = (guest, process);
-        Err(Error::Gone)
-    }
-
-    /// The thread at an address.
-    ///
-    /// # Errors
-    /// [`Error::Implausible`] if none is there.
-    pub fn thread(&self, guest: Guest<'_>, address: GuestVirtAddr) -> Result<Thread, Error> {
-        let _ = (guest, address);
-        Err(Error::Gone)
-    }
-
-    /// The bugcheck in KiBugCheckData; `None` while there is none.
-    ///
-    /// # Errors
-    /// [`Error`] if it isn't known or can't be read.
-    pub fn bugcheck(&self, guest: Guest<'_>) -> Result<Option<Bugcheck>, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// KUSER_SHARED_DATA.
-    ///
-    /// # Errors
-    /// [`Error`] if it can't be read.
-    pub fn shared_data(&self, guest: Guest<'_>) -> Result<SharedData, Error> {
-        let _ = guest;
-        Err(Error::Gone)
-    }
-
-    /// The guest's own map of physical memory (MmPhysicalMemoryBlock).
-    ///
-    /// # Errors
-    /// [`Error`] if it isn't known or can't be read.
-    pub fn physical_runs(&self, guest: Guest<'_>) -> Result<Vec<PhysicalRun>, Error> {
-        let _ = guest;
-        Err(Error::Gone)
+    /// Learns a variable's address, unless a better source knew it.
+    fn learn_global(&mut self, global: Global, address: GuestVirtAddr, source: Source) {
+        if self.image.contains(address) {
+            self.globals[global as usize].get_or_insert((address, source));
+        }
     }
 }

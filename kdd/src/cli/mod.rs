@@ -15,12 +15,15 @@ mod kd;
 mod list;
 mod man;
 mod mem;
+mod modules;
 mod output;
+mod ps;
 mod regs;
 mod run;
 mod save;
 mod serve;
 mod state;
+mod threads;
 mod translate;
 
 use crate::Failure;
@@ -67,6 +70,9 @@ enum Command {
     Regs(regs::Args),
     Mem(mem::Args),
     Translate(translate::Args),
+    Ps(ps::Args),
+    Modules(modules::Args),
+    Threads(threads::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -75,7 +81,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
-    match execute(cli.command) {
+    match execute(cli.command, cli.verbose) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("{failure}");
@@ -84,14 +90,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<u8, Failure> {
+fn execute(command: Command, verbose: u8) -> Result<u8, Failure> {
     let done = |()| 0;
     match command {
         Command::Run(args) => run::execute(args),
         Command::Serve(args) => serve::execute(args),
         Command::Create(args) => create::execute(args).map(done),
         Command::List(args) => list::execute(&args).map(done),
-        Command::Info(args) => info::execute(args).map(done),
+        Command::Info(args) => info::execute(args, verbose > 0).map(done),
         Command::Pause(args) => state::pause(args).map(done),
         Command::Unpause(args) => state::unpause(args).map(done),
         Command::Reset(args) => state::reset(args).map(done),
@@ -103,6 +109,9 @@ fn execute(command: Command) -> Result<u8, Failure> {
         Command::Regs(args) => regs::execute(args).map(done),
         Command::Mem(args) => mem::execute(args).map(done),
         Command::Translate(args) => translate::execute(args).map(done),
+        Command::Ps(args) => ps::execute(args).map(done),
+        Command::Modules(args) => modules::execute(args).map(done),
+        Command::Threads(args) => threads::execute(args).map(done),
         Command::Completions(args) => completions::execute(&args).map(done),
         Command::Man(args) => man::execute(&args).map(done),
     }

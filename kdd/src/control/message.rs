@@ -14,6 +14,10 @@
 //! service. Fields that are absent have the documented default. Unknown fields are ignored, so that newer clients
 //! can talk to older services.
 
+pub use super::guest_view::{
+    GuestModule, GuestModules, GuestProcess, GuestProcesses, GuestThread, GuestThreads, OsInfo, OsStep,
+    UnloadedGuestModule,
+};
 use super::hex::{Hex, HexBytes};
 use crate::Failure;
 use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
@@ -167,6 +171,24 @@ pub enum Request {
         address: Hex,
         /// What; at most [`MAX_MEMORY`].
         bytes: HexBytes,
+    },
+    /// The guest's own processes → [`Reply::Processes`]
+    Processes {
+        /// Which.
+        domain: String,
+    },
+    /// The modules of the guest's kernel → [`Reply::Modules`]
+    Modules {
+        /// Which.
+        domain: String,
+    },
+    /// The guest's own threads → [`Reply::Threads`]
+    Threads {
+        /// Which.
+        domain: String,
+        /// Of this process alone.
+        #[serde(default)]
+        pid: Option<u64>,
     },
     /// Walks the page tables → [`Reply::Translation`]
     Translate {
@@ -329,6 +351,12 @@ pub enum Reply {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stopped: Option<String>,
     },
+    /// Processes.
+    Processes(GuestProcesses),
+    /// Modules.
+    Modules(GuestModules),
+    /// Threads.
+    Threads(GuestThreads),
     /// A page walk.
     Translation(TranslationDump),
 }
@@ -387,6 +415,9 @@ pub struct DomainInfo {
     pub vcpu_states: Vec<VcpuInfo>,
     /// Who debugs it.
     pub sessions: Vec<String>,
+    /// What its operating system was recognised as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsInfo>,
     /// A hash of the whole architectural state, if it was asked for and the domain has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<String>,

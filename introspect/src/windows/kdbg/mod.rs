@@ -1,4 +1,16 @@
 //! KDDEBUGGER_DATA64 and KdVersionBlock: the kernel's directory for debuggers, plain or encoded.
+//!
+//! ```text
+//!   KdVersionBlock (never encoded) ─ DebuggerDataList ─► KdpDebuggerDataListHead ─ Flink ─► KDDEBUGGER_DATA64
+//!                                                                                              │
+//!          plain  ◄── tag readable ── decoded with the kernel's keys ── by 64 trials ── composed
+//! ```
+
+pub(crate) mod compose;
+pub(crate) mod encoding;
+pub(crate) mod layout;
+pub(crate) mod read;
+pub(crate) mod version;
 
 use super::Source;
 use hv_core::GuestVirtAddr;

@@ -1,0 +1,217 @@
+/* What a debugger reads first: KdVersionBlock, the debugger data block, and its encoding. */
+#include "kernel.h"
+
+extern UCHAR __ImageBase[];
+static LIST_ENTRY KeBugCheckCallbackListHead = {&KeBugCheckCallbackListHead, &KeBugCheckCallbackListHead};
+/* What the kernel has no use for, so that the block's pointers lead to something: zero. */
+static ULONG64 KdpUnused[64];
+CHAR KdPrintDefaultCircularBuffer[0x1000];
+PVOID KdPrintCircularBufferPtr = KdPrintDefaultCircularBuffer;
+
+static const CHAR BuildLab[] = NT_BUILD_LAB;
+
+#define A(field, variable) block->field = (ULONG64)(&variable)
+#define HAS(field) (__builtin_offsetof(KDDEBUGGER_DATA64, field) < KDBG_SIZE)
+
+static void FillAddresses(KDDEBUGGER_DATA64 *block) {
+    extern UCHAR RtlpBreakWithStatusInstruction[];
+    block->KernBase = (ULONG64)__ImageBase;
+    block->BreakpointWithStatus = (ULONG64)RtlpBreakWithStatusInstruction;
+    block->PaeEnabled = 1;
+    A(PsLoadedModuleList, PsLoadedModuleList);
+    A(PsActiveProcessHead, PsActiveProcessHead);
+    A(PspCidTable, PspCidTable);
+    A(ExpSystemResourcesList, KdpUnused[0]);
+    A(ExpPagedPoolDescriptor, ExpPagedPoolDescriptor);
+    A(ExpNumberOfPagedPools, KdpUnused[1]);
+    A(KeTimeIncrement, KeTimeIncrement);
+    A(KeBugCheckCallbackListHead, KeBugCheckCallbackListHead);
+    A(KiBugcheckData, KiBugCheckData);
+    A(IopErrorLogListHead, KdpUnused[2]);
+    A(ObpRootDirectoryObject, ObpRootDirectoryObject);
+    A(ObpTypeObjectType, ObpTypeObjectType);
+    A(MmSystemCacheStart, KdpUnused[3]);
+    A(MmSystemCacheEnd, KdpUnused[4]);
+    A(MmSystemCacheWs, KdpUnused[5]);
+    A(MmPfnDatabase, MmPfnDatabase);
+    A(MmSystemPtesStart, KdpUnused[6]);
+    A(MmSystemPtesEnd, KdpUnused[7]);
+    A(MmSubsectionBase, KdpUnused[8]);
+    A(MmNumberOfPagingFiles, KdpUnused[9]);
+    A(MmLowestPhysicalPage, MmLowestPhysicalPage);
+    A(MmHighestPhysicalPage, MmHighestPhysicalPage);
+    A(MmNumberOfPhysicalPages, MmNumberOfPhysicalPages);
+    A(MmMaximumNonPagedPoolInBytes, KdpUnused[10]);
+    A(MmNonPagedSystemStart, KdpUnused[11]);
+    A(MmNonPagedPoolStart, KdpUnused[12]);
+    A(MmNonPagedPoolEnd, KdpUnused[13]);
+    A(MmPagedPoolStart, KdpUnused[14]);
+    A(MmPagedPoolEnd, KdpUnused[15]);
+    A(MmPagedPoolInformation, KdpUnused[16]);
+    block->MmPageSize = PAGE_SIZE;
+    A(MmSizeOfPagedPoolInBytes, KdpUnused[17]);
+    A(MmTotalCommitLimit, KdpUnused[18]);
+    A(MmTotalCommittedPages, KdpUnused[19]);
+    A(MmSharedCommit, KdpUnused[20]);
+    A(MmDriverCommit, KdpUnused[21]);
+    A(MmProcessCommit, KdpUnused[22]);
+    A(MmPagedPoolCommit, KdpUnused[23]);
+    A(MmZeroedPageListHead, KdpUnused[24]);
+    A(MmFreePageListHead, KdpUnused[25]);
+    A(MmStandbyPageListHead, KdpUnused[26]);
+    A(MmModifiedPageListHead, KdpUnused[27]);
+    A(MmModifiedNoWritePageListHead, KdpUnused[28]);
+    A(MmAvailablePages, MmAvailablePages);
+    A(MmResidentAvailablePages, MmAvailablePages);
+    A(PoolTrackTable, PoolTrackTable);
+    A(NonPagedPoolDescriptor, NonPagedPoolDescriptor);
+    A(MmHighestUserAddress, MmHighestUserAddress);
+    A(MmSystemRangeStart, MmSystemRangeStart);
+    A(MmUserProbeAddress, MmUserProbeAddress);
+    A(KdPrintCircularBuffer, KdPrintDefaultCircularBuffer);
+    block->KdPrintCircularBufferEnd = (ULONG64)KdPrintDefaultCircularBuffer + sizeof KdPrintDefaultCircularBuffer;
+    A(KdPrintWritePointer, KdPrintWritePointer);
+    A(KdPrintRolloverCount, KdPrintRolloverCount);
+    A(MmLoadedUserImageList, KdpUnused[29]);
+    A(NtBuildLab, NtBuildLab);
+    A(KiProcessorBlock, KiProcessorBlock);
+    A(MmUnloadedDrivers, MmUnloadedDrivers);
+    A(MmLastUnloadedDriver, MmLastUnloadedDriver);
+    A(MmTriageActionTaken, KdpUnused[30]);
+    A(MmSpecialPoolTag, KdpUnused[31]);
+    A(KernelVerifier, KdpUnused[32]);
+    A(MmVerifierData, KdpUnused[33]);
+    A(MmAllocatedNonPagedPool, KdpUnused[34]);
+    A(MmPeakCommitment, KdpUnused[35]);
+    A(MmTotalCommitLimitMaximum, KdpUnused[36]);
+    A(CmNtCSDVersion, CmNtCSDVersion);
+    A(MmPhysicalMemoryBlock, MmPhysicalMemoryBlock);
+    A(MmSessionBase, KdpUnused[37]);
+    A(MmSessionSize, KdpUnused[38]);
+    A(KdPrintCircularBufferPtr, KdPrintCircularBufferPtr);
+    A(KdPrintBufferSize, KdPrintBufferSize);
+    A(KeLoaderBlock, KeLoaderBlock);
+}
+
+static void FillOffsets(KDDEBUGGER_DATA64 *block) {
+    block->OffsetKThreadNextProcessor = KTHREAD_NextProcessor;
+    block->OffsetKThreadTeb = KTHREAD_Teb;
+    block->OffsetKThreadKernelStack = KTHREAD_KernelStack;
+    block->OffsetKThreadInitialStack = KTHREAD_InitialStack;
+    block->OffsetKThreadApcProcess = KTHREAD_ApcState_Process;
+    block->OffsetKThreadState = KTHREAD_State;
+    block->SizeEProcess = SIZEOF_EPROCESS;
+    block->OffsetEprocessPeb = EPROCESS_Peb;
+    block->OffsetEprocessParentCID = EPROCESS_InheritedFromUniqueProcessId;
+    block->OffsetEprocessDirectoryTableBase = EPROCESS_Pcb + KPROCESS_DirectoryTableBase;
+    block->SizePrcb = SIZEOF_KPRCB;
+#ifdef HAVE_KPRCB_DpcRoutineActive
+    block->OffsetPrcbDpcRoutine = KPRCB_DpcRoutineActive;
+#endif
+    block->OffsetPrcbCurrentThread = KPRCB_CurrentThread;
+    block->OffsetPrcbMhz = KPRCB_MHz;
+    block->OffsetPrcbCpuType = KPRCB_CpuType;
+    block->OffsetPrcbVendorString = KPRCB_VendorString;
+    block->OffsetPrcbProcStateContext = KPRCB_ProcessorState_ContextFrame;
+    block->OffsetPrcbNumber = KPRCB_Number;
+    block->SizeEThread = SIZEOF_ETHREAD;
+    block->SizePcr = SIZEOF_KPCR;
+    block->OffsetPcrSelfPcr = KPCR_Self;
+    block->OffsetPcrCurrentPrcb = KPCR_CurrentPrcb;
+    block->OffsetPcrContainedPrcb = KPCR_Prcb;
+    block->OffsetPrcbProcStateSpecialReg = KPRCB_ProcessorState_SpecialRegisters;
+    block->GdtR0Code = KGDT64_R0_CODE;
+    block->GdtR0Data = KGDT64_R0_DATA;
+    block->GdtR3Code = KGDT64_R3_CODE | 3;
+    block->GdtR3Data = KGDT64_R3_DATA | 3;
+    block->GdtR3Teb = KGDT64_R3_CMTEB | 3;
+    block->GdtTss = KGDT64_SYS_TSS;
+    block->Gdt64R3CmCode = KGDT64_R3_CMCODE | 3;
+    block->Gdt64R3CmTeb = KGDT64_R3_CMTEB | 3;
+}
+
+/* Fields that came later; the block of an older kernel ends before them. */
+static void FillNewer(KDDEBUGGER_DATA64 *block) {
+    UCHAR *at = (UCHAR *)block;
+#define PUT(offset, type, value)                                                                                       \
+    if (offset + sizeof(type) <= KDBG_SIZE) *(type *)(at + offset) = (type)(value)
+    PUT(0x308, ULONG64, &IopNumTriageDumpDataBlocks);
+    PUT(0x310, ULONG64, &IopTriageDumpDataBlocks);
+    PUT(0x318, ULONG64, &KdpUnused[39]);
+    PUT(0x320, ULONG64, &KdpUnused[40]);
+    PUT(0x328, ULONG64, &KdpUnused[41]);
+    PUT(0x330, ULONG64, &KdpUnused[42]);
+    PUT(0x338, USHORT, KPRCB_Context);
+    if (KDBG_SIZE <= 0x340) return;
+    PUT(0x33a, USHORT, 0x20);
+    PUT(0x33c, USHORT, 4);
+    PUT(0x340, ULONG, KTHREAD_StackLimit);
+    PUT(0x344, ULONG, KTHREAD_StackBase);
+    PUT(0x350, USHORT, KPRCB_IdleThread);
+    if (NT_BUILD >= 9600) PUT(0x35c, USHORT, KTHREAD_WaitReason);
+    PUT(0x360, ULONG64, KiLoader->PteBase);
+}
+
+void KdInitSystem(void) {
+    KDDEBUGGER_DATA64 *block = (KDDEBUGGER_DATA64 *)&KdDebuggerDataBlock;
+    DBGKD_GET_VERSION64 *version = (DBGKD_GET_VERSION64 *)&KdVersionBlock;
+    UCHAR *bytes = (UCHAR *)block;
+
+    memcpy(NtBuildLab, BuildLab, sizeof BuildLab);
+#ifdef HAVE_SYMBOL_NtBuildLabEx
+    memcpy(NtBuildLabEx, BuildLab, sizeof BuildLab);
+#endif
+    CmNtCSDVersion = NT_CSD_VERSION;
+    PsNtosImageBase = __ImageBase;
+    KdDebuggerNotPresent = TRUE;
+    KdDebuggerEnabled = FALSE;
+    KdpBootedNodebug = KiLoaderOption("NODEBUG");
+    KdPitchDebugger = KdpBootedNodebug;
+    KdpInitializePrint();
+
+    InitializeListHead(&KdpDebuggerDataListHead);
+    InsertTailList(&KdpDebuggerDataListHead, (PLIST_ENTRY)block);
+    *(ULONG *)(bytes + 0x10) = 0x4742444B;
+    *(ULONG *)(bytes + 0x14) = KDBG_SIZE;
+    FillAddresses(block);
+    FillOffsets(block);
+    FillNewer(block);
+
+    version->MajorVersion = 0xF;
+    version->MinorVersion = NT_BUILD;
+    version->ProtocolVersion = 6;
+    version->KdSecondaryVersion = 2;
+    version->Flags = 7;
+    version->MachineType = 0x8664;
+    version->MaxPacketType = 0xC;
+    version->MaxStateChange = 3;
+    version->MaxManipulate = 0x33;
+    version->KernBase = (ULONG64)__ImageBase;
+    version->PsLoadedModuleList = (ULONG64)&PsLoadedModuleList;
+    version->DebuggerDataList = (ULONG64)&KdpDebuggerDataListHead;
+}
+
+static ULONG64 RotateLeft(ULONG64 value, ULONG count) {
+    count &= 63;
+    return count ? value << count | value >> (64 - count) : value;
+}
+
+/* Each word: rotated, swapped, and mixed with two keys and the address of the flag that says so. */
+void KdEncodeDataBlock(void) {
+    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = (ULONG64)&KdpDataBlockEncoded;
+    ULONG n;
+    KiWaitNever = KiRandom();
+    KiWaitAlways = KiRandom();
+    for (n = 0; n < KDBG_SIZE / 8; n++)
+        word[n] = RotateLeft(__builtin_bswap64(word[n] ^ KiWaitAlways) ^ flag, (ULONG)(64 - (KiWaitNever & 63))) ^ KiWaitNever;
+    KdpDataBlockEncoded = TRUE;
+}
+
+void KdDecodeDataBlock(void) {
+    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = (ULONG64)&KdpDataBlockEncoded;
+    ULONG n;
+    if (!KdpDataBlockEncoded) return;
+    for (n = 0; n < KDBG_SIZE / 8; n++)
+        word[n] = __builtin_bswap64(RotateLeft(word[n] ^ KiWaitNever, (ULONG)(KiWaitNever & 63)) ^ flag) ^ KiWaitAlways;
+    KdpDataBlockEncoded = FALSE;
+}

@@ -1,0 +1,224 @@
+/* The kernel's own interfaces, a section a file. */
+#pragma once
+#include "loader.h"
+#include <stdarg.h>
+
+#define PAGE_SIZE 0x1000ULL
+#define MAX_PROCESSORS 8
+#define KERNEL_STACK_SIZE 0x6000
+#define STACK_CONTROL_SIZE 0x50
+
+/* processor.c: the CPU's own structures. IDT, GDT, TSS and the transition stack are one run of pages. */
+#define AREA_GDT 0x1000
+#define AREA_TSS 0x2000
+#define AREA_TRANSITION_STACK 0x4200
+#define AREA_SIZE 0x5000
+#define GDT_LIMIT 0x57
+#define KGDT64_R0_CODE 0x10
+#define KGDT64_R0_DATA 0x18
+#define KGDT64_R3_CMCODE 0x20
+#define KGDT64_R3_DATA 0x28
+#define KGDT64_R3_CODE 0x30
+#define KGDT64_SYS_TSS 0x40
+#define KGDT64_R3_CMTEB 0x50
+
+#pragma pack(push, 1)
+typedef struct _KTSS64 {
+    ULONG Reserved0;
+    ULONG64 Rsp0, Rsp1, Rsp2;
+    ULONG64 Ist[8];
+    ULONG64 Reserved1;
+    USHORT Reserved2, IoMapBase;
+} KTSS64;
+#pragma pack(pop)
+
+static inline PKPCR KeGetPcr(void) {
+    PKPCR pcr;
+    __asm__ volatile("movq %%gs:%c1, %0" : "=r"(pcr) : "i"(KPCR_Self));
+    return pcr;
+}
+static inline PKPRCB KeGetCurrentPrcb(void) {
+    PKPRCB prcb;
+    __asm__ volatile("movq %%gs:%c1, %0" : "=r"(prcb) : "i"(KPCR_CurrentPrcb));
+    return prcb;
+}
+static inline PETHREAD PsGetCurrentThread(void) {
+    PETHREAD thread;
+    __asm__ volatile("movq %%gs:%c1, %0" : "=r"(thread) : "i"(KPCR_Prcb + KPRCB_CurrentThread));
+    return thread;
+}
+static inline ULONG KeGetCurrentProcessorNumber(void) { return KeGetCurrentPrcb()->Number; }
+
+/* What the kernel keeps for a CPU beside its PRCB. */
+typedef struct _PROCESSOR {
+    PKPRCB Prcb;
+    UCHAR *Area;
+    ULONG ApicId;
+    volatile BOOLEAN Started;
+    volatile BOOLEAN QuantumEnd;
+    volatile BOOLEAN FreezeRequest;
+    ULONG64 Ticks;
+} PROCESSOR;
+extern PROCESSOR KiProcessors[MAX_PROCESSORS];
+static inline PROCESSOR *KiCurrentProcessor(void) { return &KiProcessors[KeGetCurrentProcessorNumber()]; }
+
+void KiInitializeProcessor(ULONG number, PKPCR pcr, UCHAR *area, PETHREAD idle);
+void KiSaveProcessorControlState(PKPROCESSOR_STATE state);
+void KiInitializeIdt(UCHAR *idt);
+extern UCHAR KiNpxNotAvailableFault[];
+
+/* startup.c */
+extern PLOADER_PARAMETER_BLOCK KiLoaderBlock;
+extern LOADER_EXTENSION *KiLoader;
+void Phase1Initialization(PVOID context);
+BOOLEAN KiLoaderOption(const CHAR *name);
+ULONG64 KiRandom(void);
+
+/* spinlock.c */
+typedef volatile ULONG KSPIN_LOCK;
+static inline KIRQL KeGetCurrentIrql(void) { return (KIRQL)__readcr8(); }
+KIRQL KfRaiseIrql(KIRQL level);
+void KeLowerIrql(KIRQL level);
+KIRQL KeAcquireSpinLockRaiseToDpc(KSPIN_LOCK *lock);
+void KeReleaseSpinLock(KSPIN_LOCK *lock, KIRQL old);
+void KiAcquireSpinLock(KSPIN_LOCK *lock);
+void KiReleaseSpinLock(KSPIN_LOCK *lock);
+
+/* schedule.c */
+enum { Initialized, Ready, Running, Standby, Terminated, Waiting, Transition, DeferredReady };
+enum { Executive = 0, DelayExecution = 4, UserRequest = 6, WrExecutive = 7 };
+extern KSPIN_LOCK KiDispatcherLock;
+extern ULONG64 KiContextSwitches;
+void KiInitializeScheduler(void);
+void KiReadyThread(PETHREAD thread);
+void KiSwapThread(void);
+void KiExitDispatcher(KIRQL old);
+void KeYieldExecution(void);
+void KiSwapContext(PETHREAD old, PETHREAD new_thread);
+void KiIdleLoop(void);
+
+/* wait.c */
+typedef struct _KEVENT { DISPATCHER_HEADER Header; } KEVENT, *PKEVENT;
+void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
+LONG KeSetEvent(PKEVENT event);
+NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
+NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
+void KiExpireTimers(void);
+void KiSignalFromInterrupt(PKEVENT event);
+
+/* clock.c */
+extern ULONG64 KiInterruptTime, KiTickCount;
+#define SHARED_USER_DATA ((PKUSER_SHARED_DATA)0xFFFFF78000000000ULL)
+#define TIME_INCREMENT 156250
+void KiInitializeClock(void);
+void KiInitializeUserSharedData(void);
+void KeClockInterruptNotify(PKTRAP_FRAME frame);
+void KiDispatchInterrupt(PKTRAP_FRAME frame);
+
+/* exception.c */
+NTSTATUS KiHandleTrap(PKTRAP_FRAME frame, ULONG vector);
+void KiExceptionDispatch(PKTRAP_FRAME frame, NTSTATUS status);
+void KiRaiseTrap(PKTRAP_FRAME frame, NTSTATUS status, PKEXCEPTION_FRAME exception);
+void RtlCaptureContext(PCONTEXT context);
+
+/* fault.c */
+NTSTATUS MmAccessFault(ULONG64 address, ULONG64 error, PKTRAP_FRAME frame);
+extern ULONG64 MmPageFaults;
+
+/* memory.c */
+#define PTE_VALID 1ULL
+#define PTE_WRITE (1ULL << 1 | 1ULL << 6 | 1ULL << 11)
+#define PTE_USER (1ULL << 2)
+#define PTE_ACCESSED (1ULL << 5)
+#define PTE_GLOBAL (1ULL << 8)
+#define PTE_UNCACHED (1ULL << 3 | 1ULL << 4)
+#define PTE_NX (1ULL << 63)
+#define PTE_FRAME 0x000FFFFFFFFFF000ULL
+void MmInitSystem(void);
+ULONG64 MiAllocatePage(void);
+void MiFreePage(ULONG64 physical);
+static inline void *MiDirect(ULONG64 physical) { return (void *)(KiLoader->DirectMap + physical); }
+ULONG64 *MiPteAddress(ULONG64 address);
+BOOLEAN MiMapPage(ULONG64 root, ULONG64 address, ULONG64 entry);
+ULONG64 MiTranslate(ULONG64 root, ULONG64 address);
+void *MiAllocateSystemPages(ULONG count, ULONG64 rights);
+void MiFreeSystemPages(void *base, ULONG count);
+void *MmMapIoSpace(ULONG64 physical, ULONG pages);
+void *MmCreateKernelStack(void);
+ULONG64 MiCreateAddressSpace(void);
+BOOLEAN MmIsAddressValid(const void *address);
+
+/* pool.c */
+void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
+void ExFreePoolWithTag(void *block, ULONG tag);
+
+/* process.c, thread.c */
+extern EPROCESS *PsSystemProcess;
+void PsInitSystem(void);
+PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
+NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
+NTSTATUS PsTerminateSystemThread(NTSTATUS status);
+NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
+PVOID PspAllocateId(PVOID object);
+
+/* module.c */
+void MiInitializeLoadedModuleList(void);
+NTSTATUS MmLoadSystemImage(const CHAR *name, PKLDR_DATA_TABLE_ENTRY *out);
+NTSTATUS MmUnloadSystemImage(PKLDR_DATA_TABLE_ENTRY entry);
+PKLDR_DATA_TABLE_ENTRY MiFindModule(const CHAR *name);
+LOADER_FILE *MiFindFile(const CHAR *name);
+void IopStartBootDrivers(void);
+typedef struct _DRIVER_OBJECT {
+    USHORT Type, Size;
+    PVOID DeviceObject;
+    ULONG Flags;
+    PVOID DriverStart;
+    ULONG DriverSize;
+    PVOID DriverSection, DriverExtension;
+    UNICODE_STRING DriverName;
+    PVOID HardwareDatabase, FastIoDispatch;
+    NTSTATUS (*DriverInit)(struct _DRIVER_OBJECT *, UNICODE_STRING *);
+    PVOID DriverStartIo;
+    void (*DriverUnload)(struct _DRIVER_OBJECT *);
+    PVOID MajorFunction[28];
+} DRIVER_OBJECT, *PDRIVER_OBJECT;
+
+/* kdinit.c, kdprint.c */
+void KdInitSystem(void);
+void KdEncodeDataBlock(void);
+void KdDecodeDataBlock(void);
+ULONG DbgPrint(const CHAR *format, ...);
+ULONG vDbgPrintExWithPrefixInternal(const CHAR *prefix, ULONG component, ULONG level, const CHAR *format, va_list list);
+BOOLEAN KdpStub(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context);
+void KdpInitializePrint(void);
+
+/* bugcheck.c */
+void KeBugCheckEx(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4);
+void KeBugCheck2(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4, PKTRAP_FRAME frame);
+void KiIpiProcessRequests(PKTRAP_FRAME frame);
+void KiFreezeTargetExecution(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exception);
+
+/* format.c */
+int RtlFormatV(CHAR *out, ULONG size, const CHAR *format, va_list list);
+int RtlFormat(CHAR *out, ULONG size, const CHAR *format, ...);
+int strcmp(const CHAR *one, const CHAR *other);
+int _stricmp(const CHAR *one, const CHAR *other);
+ULONG_PTR strlen(const CHAR *text);
+
+/* console.c */
+void KiConsoleThread(PVOID context);
+void KiSerialService(PKTRAP_FRAME frame);
+void InbvPrint(const CHAR *format, ...);
+
+/* guard.c */
+void KiGuardThread(PVOID context);
+extern ULONG64 KiGuardRounds, KiGuardChanges;
+
+/* smp.c */
+void KeStartAllProcessors(void);
+BOOLEAN KvasInitialize(void);
+ULONG64 KvasCreateUserRoot(ULONG64 root);
+
+/* The HAL. */
+#include "hal.h"

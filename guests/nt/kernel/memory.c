@@ -1,0 +1,217 @@
+/* Physical pages, page tables through the loader's map of all RAM, and system PTE space. */
+#include "kernel.h"
+
+static KSPIN_LOCK MiLock;
+/* Free pages: a list through the PFN database's first word, 0 at the end (page 0 is never free). */
+static ULONG64 MiFreeList, MiFreeCount;
+static ULONG64 MiNextSystemPte;
+/* Runs of system pages that were given back, by size. */
+typedef struct _FREE_RUN {
+    struct _FREE_RUN *Next;
+    ULONG64 Base;
+    ULONG Count;
+} FREE_RUN;
+static FREE_RUN *MiFreeRuns;
+
+#define PFN(physical) (&MmPfnDatabase[(physical) >> 12])
+
+/* The MMPFN array, in the first free memory that is large enough, and the free list. */
+static void InitializePfnDatabase(void) {
+    PLIST_ENTRY head = &KiLoaderBlock->MemoryDescriptorListHead, entry;
+    ULONG64 top = 0, size, base = 0, n;
+    PPHYSICAL_MEMORY_DESCRIPTOR runs;
+    for (entry = head->Flink; entry != head; entry = entry->Flink) {
+        MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
+        if (block->BasePage + block->PageCount > top) top = block->BasePage + block->PageCount;
+        MmNumberOfPhysicalPages += block->PageCount;
+    }
+    size = (top * sizeof(MMPFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
+    for (entry = head->Flink; entry != head; entry = entry->Flink) {
+        MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
+        if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount >= size && !base) {
+            base = block->BasePage;
+            block->BasePage += size;
+            block->PageCount -= size;
+        }
+    }
+    MmPfnDatabase = MiDirect(base << 12);
+    runs = MiDirect((base + size - 1) << 12);
+    for (entry = head->Flink; entry != head; entry = entry->Flink) {
+        MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
+        PHYSICAL_MEMORY_RUN *run = (PHYSICAL_MEMORY_RUN *)((UCHAR *)runs + PHYSICAL_MEMORY_DESCRIPTOR_Run) + runs->NumberOfRuns;
+        ULONG64 first = block->BasePage, end = first + block->PageCount;
+        if (block->MemoryType == LoaderFree && first >= 0x100)
+            for (n = end; n-- > first;) MiFreePage(n << 12);
+        /* The database itself was cut out of a free block: no run begins there. */
+        if (first == base + size) first = base;
+        if (runs->NumberOfRuns && run[-1].BasePage + run[-1].PageCount == first) {
+            run[-1].PageCount += end - first;
+        } else {
+            run->BasePage = first;
+            run->PageCount = end - first;
+            runs->NumberOfRuns++;
+        }
+        runs->NumberOfPages += end - first;
+    }
+    MmPhysicalMemoryBlock = runs;
+    MmHighestPhysicalPage = top - 1;
+    MmLowestPhysicalPage = 1;
+}
+
+ULONG64 MiAllocatePage(void) {
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    ULONG64 page = MiFreeList;
+    if (page) {
+        MiFreeList = *(ULONG64 *)PFN(page << 12);
+        *(ULONG64 *)PFN(page << 12) = 0;
+        MmAvailablePages = --MiFreeCount;
+    }
+    KeReleaseSpinLock(&MiLock, old);
+    if (!page) return 0;
+    memset(MiDirect(page << 12), 0, PAGE_SIZE);
+    return page << 12;
+}
+
+void MiFreePage(ULONG64 physical) {
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    *(ULONG64 *)PFN(physical) = MiFreeList;
+    MiFreeList = physical >> 12;
+    MmAvailablePages = ++MiFreeCount;
+    KeReleaseSpinLock(&MiLock, old);
+}
+
+/* The PTE of an address in the current address space, through the self-map. */
+ULONG64 *MiPteAddress(ULONG64 address) {
+    return (ULONG64 *)(KiLoader->PteBase + ((address >> 9) & 0x7FFFFFFFF8ULL));
+}
+
+/* The entry at a level (39, 30, 21, 12) that maps the address, making tables on the way if asked. */
+static ULONG64 *Entry(ULONG64 root, ULONG64 address, ULONG shift, BOOLEAN make) {
+    ULONG64 *table = MiDirect(root & PTE_FRAME);
+    ULONG level;
+    for (level = 39;; level -= 9) {
+        ULONG64 *entry = &table[address >> level & 0x1ff];
+        if (level == shift) return entry;
+        if (!(*entry & PTE_VALID)) {
+            ULONG64 page;
+            if (!make || !(page = MiAllocatePage())) return NULL;
+            *entry = page | PTE_VALID | 2 | PTE_ACCESSED | 1 << 6 | (address >> 63 ? 0 : PTE_USER);
+        } else if (*entry & 0x80) {
+            return NULL;
+        }
+        table = MiDirect(*entry & PTE_FRAME);
+    }
+}
+
+BOOLEAN MiMapPage(ULONG64 root, ULONG64 address, ULONG64 entry) {
+    ULONG64 *pte = Entry(root, address, 12, TRUE);
+    if (!pte) return FALSE;
+    *pte = entry | PTE_VALID | PTE_ACCESSED;
+    InvalidatePage((void *)address);
+    return TRUE;
+}
+
+/* The physical address of a mapped 4 KiB page, or 0. */
+ULONG64 MiTranslate(ULONG64 root, ULONG64 address) {
+    ULONG64 *pte = Entry(root, address, 12, FALSE);
+    return pte && *pte & PTE_VALID ? (*pte & PTE_FRAME) | (address & 0xfff) : 0;
+}
+
+BOOLEAN MmIsAddressValid(const void *address) {
+    ULONG64 va = (ULONG64)address, *table = MiDirect(__readcr3() & PTE_FRAME), entry;
+    ULONG level;
+    if ((INT64)(va << 16) >> 16 != (INT64)va) return FALSE;
+    for (level = 39;; level -= 9) {
+        entry = table[va >> level & 0x1ff];
+        if (!(entry & PTE_VALID)) return FALSE;
+        if (level == 12 || entry & 0x80) return TRUE;
+        table = MiDirect(entry & PTE_FRAME);
+    }
+}
+
+/* Address space in the system PTE slot, with an unmapped page before each run. */
+static ULONG64 ReserveSystemPtes(ULONG count) {
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    FREE_RUN **link = &MiFreeRuns;
+    ULONG64 base = 0;
+    for (; *link; link = &(*link)->Next)
+        if ((*link)->Count == count) {
+            base = (*link)->Base;
+            *link = (*link)->Next;
+            break;
+        }
+    if (!base) {
+        base = MiNextSystemPte + PAGE_SIZE;
+        MiNextSystemPte = base + count * PAGE_SIZE;
+    }
+    KeReleaseSpinLock(&MiLock, old);
+    return base;
+}
+
+void *MiAllocateSystemPages(ULONG count, ULONG64 rights) {
+    ULONG64 base = ReserveSystemPtes(count);
+    ULONG n;
+    for (n = 0; n < count; n++) {
+        ULONG64 page = MiAllocatePage();
+        if (!page || !MiMapPage(KiLoader->DirectoryTable, base + n * PAGE_SIZE, page | rights | PTE_GLOBAL)) return NULL;
+    }
+    return (void *)base;
+}
+
+void MiFreeSystemPages(void *base, ULONG count) {
+    FREE_RUN *run = ExAllocatePoolWithTag(0, sizeof *run, 'nuRF');
+    KIRQL old;
+    ULONG n;
+    for (n = 0; n < count; n++) {
+        ULONG64 address = (ULONG64)base + n * PAGE_SIZE, *pte = Entry(KiLoader->DirectoryTable, address, 12, FALSE);
+        if (!pte || !(*pte & PTE_VALID)) continue;
+        MiFreePage(*pte & PTE_FRAME);
+        *pte = 0;
+        InvalidatePage((void *)address);
+    }
+    if (!run) return;
+    run->Base = (ULONG64)base;
+    run->Count = count;
+    old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    run->Next = MiFreeRuns;
+    MiFreeRuns = run;
+    KeReleaseSpinLock(&MiLock, old);
+}
+
+/* Device registers, in the HAL's 4 MiB at the top of the address space. */
+void *MmMapIoSpace(ULONG64 physical, ULONG pages) {
+    static ULONG64 next = 0xFFFFFFFFFFD00000ULL;
+    ULONG64 base = next;
+    ULONG n;
+    next += (pages + 1) * PAGE_SIZE;
+    for (n = 0; n < pages; n++)
+        MiMapPage(KiLoader->DirectoryTable, base + n * PAGE_SIZE,
+                  ((physical & PTE_FRAME) + n * PAGE_SIZE) | PTE_WRITE | PTE_UNCACHED | PTE_NX | PTE_GLOBAL);
+    return (void *)base;
+}
+
+/* A kernel stack; returns its base, the end. The page below it stays unmapped. */
+void *MmCreateKernelStack(void) {
+    UCHAR *low = MiAllocateSystemPages(KERNEL_STACK_SIZE / PAGE_SIZE, PTE_WRITE | PTE_NX);
+    return low ? low + KERNEL_STACK_SIZE : NULL;
+}
+
+/* A root with the kernel's half of the address space, mapping itself at the same place. */
+ULONG64 MiCreateAddressSpace(void) {
+    ULONG64 page = MiAllocatePage(), *root, *kernel = MiDirect(KiLoader->DirectoryTable);
+    ULONG self = KiLoader->PteBase >> 39 & 0x1ff;
+    if (!page) return 0;
+    root = MiDirect(page);
+    memcpy(root + 256, kernel + 256, PAGE_SIZE / 2);
+    root[self] = page | (kernel[self] & ~PTE_FRAME);
+    return page;
+}
+
+void MmInitSystem(void) {
+    MiNextSystemPte = KiLoader->SystemPtes;
+    MmPteBase = KiLoader->PteBase;
+    MmSystemRangeStart = (PVOID)SYSTEM_RANGE_START;
+    MmHighestUserAddress = (PVOID)0x7FFFFFFEFFFF;
+    MmUserProbeAddress = 0x7FFFFFFF0000;
+    InitializePfnDatabase();
+}

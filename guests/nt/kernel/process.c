@@ -1,0 +1,149 @@
+/* Processes and threads: EPROCESS and ETHREAD on their lists, ids, creation and end. */
+#include "kernel.h"
+
+#define ID_LIMIT 512
+EPROCESS *PsSystemProcess;
+/* Objects by id / 4; what PspCidTable points to. */
+static PVOID PspIds[ID_LIMIT];
+static KSPIN_LOCK PspLock;
+
+PVOID PspAllocateId(PVOID object) {
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&PspLock);
+    ULONG n;
+    for (n = 1; n < ID_LIMIT && PspIds[n]; n++) {}
+    if (n < ID_LIMIT) PspIds[n] = object;
+    KeReleaseSpinLock(&PspLock, old);
+    return (PVOID)(ULONG_PTR)(n * 4);
+}
+
+static PLIST_ENTRY ProcessThreads(PEPROCESS process) {
+    return (PLIST_ENTRY)((UCHAR *)process + EPROCESS_ThreadListHead);
+}
+static PKPROCESS Pcb(PEPROCESS process) { return (PKPROCESS)((UCHAR *)process + EPROCESS_Pcb); }
+
+static void InitializeProcess(PEPROCESS process, const CHAR *name, ULONG64 root) {
+    PKPROCESS pcb = Pcb(process);
+    ULONG n;
+    pcb->Header.Type = 3;
+#if NT_BUILD < 19041
+    pcb->Header.Size = SIZEOF_KPROCESS / 4;
+#endif
+    InitializeListHead((PLIST_ENTRY)&pcb->Header.WaitListHead);
+    InitializeListHead((PLIST_ENTRY)&pcb->ThreadListHead);
+    pcb->DirectoryTableBase = root;
+    InitializeListHead(ProcessThreads(process));
+    process->CreateTime.QuadPart = (INT64)(KiLoader->BootTime + KiInterruptTime);
+    for (n = 0; n < 14 && name[n]; n++) process->ImageFileName[n] = (UCHAR)name[n];
+}
+
+/* A process with an address space of its own, on the list of active processes. */
+PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent) {
+    PEPROCESS process = ExAllocatePoolWithTag(0, SIZEOF_EPROCESS, 'corP');
+    ULONG64 root = PsSystemProcess ? MiCreateAddressSpace() : KiLoader->DirectoryTable;
+    KIRQL old;
+    if (!process || !root) return NULL;
+    InitializeProcess(process, name, root);
+    process->UniqueProcessId = PspAllocateId(process);
+    if (parent) process->InheritedFromUniqueProcessId = parent->UniqueProcessId;
+#if KVA_SHADOW
+    if (KiKvaShadow && PsSystemProcess) {
+        Pcb(process)->UserDirectoryTableBase = KvasCreateUserRoot(root);
+    } else {
+        Pcb(process)->AddressPolicy = 1;
+    }
+#endif
+    old = KeAcquireSpinLockRaiseToDpc(&PspLock);
+    InsertTailList(&PsActiveProcessHead, (PLIST_ENTRY)&process->ActiveProcessLinks);
+    KeReleaseSpinLock(&PspLock, old);
+    return process;
+}
+
+/* What a thread has before it runs: lists, id, stack. */
+void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size) {
+    PKTHREAD tcb = (PKTHREAD)((UCHAR *)thread + ETHREAD_Tcb);
+    tcb->Header.Type = 6;
+    InitializeListHead((PLIST_ENTRY)&tcb->Header.WaitListHead);
+    tcb->StackBase = stack_base;
+    tcb->StackLimit = stack_base - stack_size;
+    tcb->InitialStack = stack_base - STACK_CONTROL_SIZE;
+    tcb->KernelStack = tcb->InitialStack;
+    tcb->Process = (PVOID)Pcb(process);
+    *(PVOID *)((UCHAR *)tcb + KTHREAD_ApcState_Process) = Pcb(process);
+    tcb->Priority = 8;
+    tcb->BasePriority = 8;
+}
+
+static void LinkThread(PETHREAD thread, PEPROCESS process) {
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&PspLock);
+    InsertTailList(ProcessThreads(process), (PLIST_ENTRY)&thread->ThreadListEntry);
+    InsertTailList((PLIST_ENTRY)&Pcb(process)->ThreadListHead, (PLIST_ENTRY)((UCHAR *)thread + KTHREAD_ThreadListEntry));
+    process->ActiveThreads++;
+    KeReleaseSpinLock(&PspLock, old);
+}
+
+/* The first code of a thread, on its own stack: the dispatcher lock is still held by the switch to it. */
+void PspSystemThreadStartup(void (*routine)(PVOID), PVOID context) {
+    KiReleaseSpinLock(&KiDispatcherLock);
+    KeLowerIrql(PASSIVE_LEVEL);
+    EnableInterrupts();
+    routine(context);
+    PsTerminateSystemThread(STATUS_SUCCESS);
+}
+
+extern UCHAR KiStartSystemThread[];
+
+NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context) {
+    PETHREAD thread = ExAllocatePoolWithTag(0, SIZEOF_ETHREAD, 'erhT');
+    UCHAR *stack = MmCreateKernelStack();
+    ULONG64 *frame;
+    KIRQL old;
+    if (!thread || !stack) return STATUS_NO_MEMORY;
+    PspInitializeThread(thread, process, stack, KERNEL_STACK_SIZE);
+    thread->Cid.UniqueProcess = process->UniqueProcessId;
+    thread->Cid.UniqueThread = PspAllocateId(thread);
+    thread->StartAddress = (PVOID)routine;
+    thread->CreateTime.QuadPart = (INT64)(KiLoader->BootTime + KiInterruptTime);
+    /* KSTART_FRAME: routine and argument, and a return address of 0; below it the KSWITCH_FRAME. */
+    frame = (ULONG64 *)((UCHAR *)thread->Tcb.InitialStack - 0x40);
+    frame[4] = (ULONG64)routine;
+    frame[5] = (ULONG64)context;
+    frame[7] = 0;
+    frame -= 8;
+    frame[6] = 0;
+    frame[7] = (ULONG64)KiStartSystemThread;
+    thread->Tcb.KernelStack = frame;
+    LinkThread(thread, process);
+    if (out) *out = thread;
+    old = KeAcquireSpinLockRaiseToDpc(&KiDispatcherLock);
+    KiReadyThread(thread);
+    KiExitDispatcher(old);
+    return STATUS_SUCCESS;
+}
+
+/* Ends the calling thread. Its stack stays: a terminated thread is still a thread that a debugger may look at. */
+NTSTATUS PsTerminateSystemThread(NTSTATUS status) {
+    PETHREAD thread = PsGetCurrentThread();
+    PEPROCESS process = (PEPROCESS)((UCHAR *)thread->Tcb.Process - EPROCESS_Pcb);
+    KIRQL old = KeAcquireSpinLockRaiseToDpc(&PspLock);
+    thread->ExitStatus = status;
+    RemoveEntryList((PLIST_ENTRY)&thread->ThreadListEntry);
+    RemoveEntryList((PLIST_ENTRY)((UCHAR *)thread + KTHREAD_ThreadListEntry));
+    process->ActiveThreads--;
+    PspIds[(ULONG_PTR)thread->Cid.UniqueThread / 4 % ID_LIMIT] = NULL;
+    KeReleaseSpinLock(&PspLock, old);
+    old = KeAcquireSpinLockRaiseToDpc(&KiDispatcherLock);
+    thread->Tcb.State = Terminated;
+    KiSwapThread();
+    KeBugCheckEx(0xF4, 3, (ULONG_PTR)thread, 0, old);
+    return status;
+}
+
+void PsInitSystem(void) {
+    InitializeListHead(&PsActiveProcessHead);
+    InitializeProcess(&KiInitialProcess, "Idle", KiLoader->DirectoryTable);
+    PsIdleProcess = &KiInitialProcess;
+    PspCidTable = PspIds;
+    LinkThread(&KiInitialThread, &KiInitialProcess);
+    PsSystemProcess = PspCreateProcess("System", NULL);
+    PsInitialSystemProcess = (PVOID)PsSystemProcess;
+}

@@ -1,0 +1,87 @@
+/* From the loader to the first threads: KiSystemStartup runs on processor 0 with the loader's tables and stack. */
+#include "kernel.h"
+
+PLOADER_PARAMETER_BLOCK KiLoaderBlock;
+LOADER_EXTENSION *KiLoader;
+
+/* xorshift64*, seeded by the loader: the same boot draws the same numbers. */
+ULONG64 KiRandom(void) {
+    static ULONG64 state;
+    if (!state) state = KiLoader->Seed[0] | 1;
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    return state * 0x2545f4914f6cdd1dULL;
+}
+
+/* Whether the loader options have this word. */
+BOOLEAN KiLoaderOption(const CHAR *name) {
+    const CHAR *at = KiLoaderBlock->LoadOptions;
+    ULONG_PTR length = strlen(name);
+    while (*at) {
+        while (*at == ' ') at++;
+        if (!memcmp(at, name, length) && (at[length] == ' ' || !at[length])) return TRUE;
+        while (*at && *at != ' ') at++;
+    }
+    return FALSE;
+}
+
+static void KiInitializeKernel(void) {
+    PKPCR pcr = (PKPCR)KiLoader->Pcr;
+#if KPCR_IN_IMAGE
+    extern UCHAR KiInitialPCR[];
+    pcr = (PKPCR)KiInitialPCR;
+#endif
+    PspInitializeThread(&KiInitialThread, &KiInitialProcess, (UCHAR *)KiLoaderBlock->KernelStack,
+                        KiLoaderBlock->KernelStackSize);
+    KiInitialThread.Tcb.State = Running;
+    *(ULONG64 *)((UCHAR *)&KiInitialProcess + EPROCESS_Pcb + KPROCESS_DirectoryTableBase) = KiLoader->DirectoryTable;
+#if KVA_SHADOW
+    KiKvaShadow = KvasInitialize();
+#endif
+    KiInitializeProcessor(0, pcr, KiLoader->Idt, &KiInitialThread);
+    KiProcessors[0].Started = TRUE;
+}
+
+void KiSystemStartup(PLOADER_PARAMETER_BLOCK block) {
+    KiLoaderBlock = block;
+    KiLoader = block->Extension;
+    KeLoaderBlock = block;
+    NtBuildNumber = 0xF0000000 | NT_BUILD;
+    KeNumberProcessors = 1;
+#ifdef HAVE_SYMBOL_KeNumberProcessorsGroup0
+    KeNumberProcessorsGroup0 = 1;
+#endif
+    KeTimeIncrement = TIME_INCREMENT;
+    KiInitializeKernel();
+    MmInitSystem();
+    MiInitializeLoadedModuleList();
+    HalInitSystem(0, MmMapIoSpace);
+    HalInitializeProcessor(0);
+    KiProcessors[0].ApicId = HalGetApicId();
+    KiInitializeScheduler();
+    KiInitializeUserSharedData();
+    KdInitSystem();
+    PsInitSystem();
+    PsCreateSystemThread(NULL, PsSystemProcess, Phase1Initialization, NULL);
+    KiInitializeClock();
+    KeLowerIrql(PASSIVE_LEVEL);
+    EnableInterrupts();
+    KiIdleLoop();
+}
+
+void Phase1Initialization(PVOID context) {
+    static const CHAR *const names[] = {"smss.exe", "csrss.exe", "wininit.exe", "services.exe"};
+    PEPROCESS parent = PsSystemProcess, process;
+    ULONG n;
+    (void)context;
+    KeStartAllProcessors();
+    IopStartBootDrivers();
+    for (n = 0; n < sizeof names / sizeof *names; n++)
+        if (NT_SUCCESS(PspCreateUserProcess(names[n], parent, n, &process)) && (n == 0 || n == 2)) parent = process;
+    PsCreateSystemThread(NULL, PsSystemProcess, KiGuardThread, NULL);
+    PsCreateSystemThread(NULL, PsSystemProcess, KiConsoleThread, NULL);
+    /* The keys are drawn and the block encoded last, as KeInitSystem does in phase 1. */
+    if (KDBG_ENCODED && KiLoaderOption("NODEBUG")) KdEncodeDataBlock();
+    PsTerminateSystemThread(STATUS_SUCCESS);
+}

@@ -1,0 +1,288 @@
+//! The loader parameter block and what else the kernel finds at its entry.
+//!
+//! The block begins as LOADER_PARAMETER_BLOCK of Windows 10 x64 does (versions, the list heads, LoadOptions); its
+//! Extension is this project's own: numbers that a Windows kernel would ask firmware for. Lists and entries are the
+//! real ones: KLDR_DATA_TABLE_ENTRY (nt kernel public PDB 10.0.19041; the offsets used are the same in every x64
+//! version) and MEMORY_ALLOCATION_DESCRIPTOR.
+
+use super::{Kept, LOADER_DATA, NtBoot, Placed, Places, TABLES, Taken, damaged, draw, slot_base};
+use crate::addr::GuestPhysAddr;
+use crate::load::{LoadContext, LoadError, layout};
+
+pub(super) const LOADER_BLOCK: u64 = LOADER_DATA;
+/// The block, its lists and its strings may reach up to here.
+const LOADER_BLOCK_END: u64 = PCR;
+/// 64 KiB for processor 0's KPCR.
+const PCR: u64 = 0x11_0000;
+const PCR_SIZE: u64 = 0x1_0000;
+pub(super) const GDT: u64 = 0x12_1000;
+pub(super) const IDT: u64 = 0x12_0000;
+pub(super) const TSS: u64 = 0x12_2000;
+pub(super) const STACK_GUARD: u64 = 0x13_0000;
+const STACK: u64 = 0x13_1000;
+pub(super) const STACK_END: u64 = 0x13_9000;
+pub(super) const SHARED_USER_DATA: u64 = 0x14_0000;
+
+pub(super) const CODE_SELECTOR: u16 = 0x10;
+pub(super) const DATA_SELECTOR: u16 = 0x18;
+pub(super) const TSS_SELECTOR: u16 = 0x40;
+pub(super) const GDT_LIMIT: u16 = 0x57;
+
+/// Where the extension is: right behind the block.
+const EXTENSION: u64 = LOADER_BLOCK + 0x100;
+const EXTENSION_SIZE: u32 = 0xc0;
+const EXTENSION_VERSION: u32 = 1;
+const ENTRIES: u64 = LOADER_BLOCK + 0x800;
+const KLDR_SIZE: u64 = 0xa0;
+const FILE_SIZE: u64 = 0x60;
+const DESCRIPTOR_SIZE: u64 = 0x28;
+
+/// 2024-01-01T00:00:00Z, the machine's time at tick 0, in 100 ns since 1601.
+const BOOT_TIME: u64 = (1_704_067_200 + 11_644_473_600) * 10_000_000;
+
+/// TYPE_OF_MEMORY of the loader's memory descriptors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MemoryType {
+    Free = 2,
+    FirmwarePermanent = 6,
+    OsloaderHeap = 7,
+    SystemCode = 9,
+    HalCode = 10,
+    BootDriver = 11,
+    MemoryData = 20,
+}
+
+/// The region under construction, and where the next string or entry goes.
+struct Writer<'a> {
+    places: &'a Places,
+    bytes: Vec<u8>,
+    next: u64,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, physical: u64, value: &[u8]) -> Result<(), LoadError> {
+        let at = physical.checked_sub(LOADER_BLOCK).map(|at| at as usize);
+        let target = at.and_then(|at| self.bytes.get_mut(at..at.checked_add(value.len())?));
+        target
+            .ok_or_else(|| damaged("NT guest", "names and options don't fit into 64 KiB".to_string()))?
+            .copy_from_slice(value);
+        Ok(())
+    }
+    fn u16(&mut self, physical: u64, value: u16) -> Result<(), LoadError> {
+        self.put(physical, &value.to_le_bytes())
+    }
+    fn u32(&mut self, physical: u64, value: u32) -> Result<(), LoadError> {
+        self.put(physical, &value.to_le_bytes())
+    }
+    fn u64(&mut self, physical: u64, value: u64) -> Result<(), LoadError> {
+        self.put(physical, &value.to_le_bytes())
+    }
+    fn address(&self, physical: u64) -> u64 {
+        self.places.loader_address(physical)
+    }
+    fn take(&mut self, size: u64) -> u64 {
+        let at = self.next;
+        self.next += size.next_multiple_of(8);
+        at
+    }
+    /// A NUL-terminated string; returns its address.
+    fn text(&mut self, text: &str) -> Result<u64, LoadError> {
+        let at = self.take(text.len() as u64 + 1);
+        self.put(at, text.as_bytes())?;
+        Ok(self.address(at))
+    }
+    /// A UNICODE_STRING at `field`.
+    fn unicode(&mut self, field: u64, text: &str) -> Result<(), LoadError> {
+        let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let length = u16::try_from(units.len())
+            .ok()
+            .filter(|length| *length <= 512)
+            .ok_or_else(|| damaged("NT guest", format!("the name '{text}' is too long")))?;
+        let at = self.take(u64::from(length) + 2);
+        self.put(at, &units)?;
+        self.u16(field, length)?;
+        self.u16(field + 2, length + 2)?;
+        let address = self.address(at);
+        self.u64(field + 8, address)
+    }
+    /// Links entries, by their first fields, into the list at `head`.
+    fn link(&mut self, head: u64, entries: &[u64]) -> Result<(), LoadError> {
+        let ring: Vec<u64> = std::iter::once(head).chain(entries.iter().copied()).collect();
+        for (n, entry) in ring.iter().enumerate() {
+            let forward = self.address(ring[(n + 1) % ring.len()]);
+            let back = self.address(ring[(n + ring.len() - 1) % ring.len()]);
+            self.u64(*entry, forward)?;
+            self.u64(*entry + 8, back)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the block, the GDT and processor 0's first descriptors.
+pub(super) fn write(
+    boot: &NtBoot,
+    placed: &[Placed],
+    kept: &[Kept],
+    taken: &[Taken],
+    places: &Places,
+    vcpus: u32,
+    ctx: &mut LoadContext<'_>,
+) -> Result<(), LoadError> {
+    let mut out = Writer {
+        places,
+        bytes: vec![0; (LOADER_BLOCK_END - LOADER_BLOCK) as usize],
+        next: ENTRIES,
+    };
+    out.u32(LOADER_BLOCK, 10)?;
+    out.u32(LOADER_BLOCK + 8, (EXTENSION - LOADER_BLOCK) as u32)?;
+    let modules = modules(placed, &mut out)?;
+    out.link(LOADER_BLOCK + 0x10, &modules)?;
+    let descriptors = descriptors(taken, ctx.memory_bytes, &mut out)?;
+    out.link(LOADER_BLOCK + 0x20, &descriptors)?;
+    out.link(LOADER_BLOCK + 0x30, &[])?;
+    let stack = out.address(STACK_END);
+    out.u64(LOADER_BLOCK + 0x80, stack)?;
+    out.u32(LOADER_BLOCK + 0xa0, (STACK_END - STACK) as u32)?;
+    let names = [
+        (0xb8, "multi(0)disk(0)rdisk(0)partition(1)"),
+        (0xc8, "\\Windows\\"),
+        (0xd8, boot.options.as_str()),
+    ];
+    for (field, name) in names {
+        let address = out.text(name)?;
+        out.u64(LOADER_BLOCK + field, address)?;
+    }
+    let extension = out.address(EXTENSION);
+    out.u64(LOADER_BLOCK + 0xf0, extension)?;
+    self::extension(kept, places, vcpus, ctx, &mut out)?;
+    (ctx.write)(GuestPhysAddr(LOADER_BLOCK), &out.bytes)?;
+    write_gdt(places, ctx)
+}
+
+/// KLDR_DATA_TABLE_ENTRY for each image.
+fn modules(placed: &[Placed], out: &mut Writer<'_>) -> Result<Vec<u64>, LoadError> {
+    let mut entries = Vec::new();
+    for module in placed {
+        let entry = out.take(KLDR_SIZE);
+        let image = &module.image;
+        if image.exceptions.1 > 0 {
+            out.u64(entry + 0x10, module.base + u64::from(image.exceptions.0))?;
+            out.u32(entry + 0x18, image.exceptions.1)?;
+        }
+        out.u64(entry + 0x30, module.base)?;
+        out.u64(entry + 0x38, module.base + u64::from(image.entry))?;
+        out.u32(entry + 0x40, image.bytes.len() as u32)?;
+        out.unicode(entry + 0x48, &module.path)?;
+        let base_name = module.path.rsplit('\\').next().unwrap_or_default();
+        out.unicode(entry + 0x58, base_name)?;
+        // LDRP_ENTRY_PROCESSED and, as winload leaves it, the bit of images that it loaded itself.
+        out.u32(entry + 0x68, 0x0800_4000)?;
+        out.u16(entry + 0x6c, 1)?;
+        out.u32(entry + 0x78, image.checksum)?;
+        out.u32(entry + 0x98, image.image_size)?;
+        out.u32(entry + 0x9c, image.time_date_stamp)?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// MEMORY_ALLOCATION_DESCRIPTORs for all RAM, in order of address.
+fn descriptors(taken: &[Taken], memory_bytes: u64, out: &mut Writer<'_>) -> Result<Vec<u64>, LoadError> {
+    let mut entries = Vec::new();
+    let mut add = |kind: MemoryType, start: u64, end: u64, out: &mut Writer<'_>| -> Result<(), LoadError> {
+        let (start, end) = (start >> 12, end >> 12);
+        if start < end {
+            let entry = out.take(DESCRIPTOR_SIZE);
+            out.u32(entry + 0x10, kind as u32)?;
+            out.u64(entry + 0x18, start)?;
+            out.u64(entry + 0x20, end - start)?;
+            entries.push(entry);
+        }
+        Ok(())
+    };
+    for range in layout::usable(memory_bytes) {
+        let mut at = range.start;
+        for part in taken
+            .iter()
+            .filter(|part| range.start <= part.start && part.start < range.end)
+        {
+            add(MemoryType::Free, at, part.start, out)?;
+            add(part.kind, part.start, part.end, out)?;
+            at = part.end;
+        }
+        add(MemoryType::Free, at, range.end, out)?;
+    }
+    Ok(entries)
+}
+
+/// The project's own part of the block.
+fn extension(
+    kept: &[Kept],
+    places: &Places,
+    vcpus: u32,
+    ctx: &LoadContext<'_>,
+    out: &mut Writer<'_>,
+) -> Result<(), LoadError> {
+    let files = out.take(FILE_SIZE * kept.len() as u64);
+    for (n, file) in kept.iter().enumerate() {
+        let at = files + n as u64 * FILE_SIZE;
+        let name = file.path.as_bytes();
+        if name.len() >= 0x50 {
+            return Err(damaged(
+                "NT guest",
+                format!("the name '{}' is too long", file.path),
+            ));
+        }
+        out.put(at, name)?;
+        out.u64(at + 0x50, places.direct_map + file.physical)?;
+        out.u64(at + 0x58, file.length)?;
+    }
+    out.u32(EXTENSION, EXTENSION_SIZE)?;
+    out.u32(EXTENSION + 4, EXTENSION_VERSION)?;
+    let address = |physical| places.loader_address(physical);
+    let numbers = [
+        places.direct_map,
+        slot_base(places.self_map),
+        TABLES,
+        u64::from(vcpus),
+        address(PCR),
+        PCR_SIZE,
+        address(GDT),
+        address(IDT),
+        address(TSS),
+        address(STACK),
+        SHARED_USER_DATA,
+        BOOT_TIME,
+        crate::machine::TSC_HZ,
+        places.system_ptes,
+        kept.len() as u64,
+        address(files),
+        ctx.rsdp.map_or(0, |rsdp| rsdp.0),
+        draw(&ctx.random_seed, "kernel seed 0"),
+        draw(&ctx.random_seed, "kernel seed 1"),
+    ];
+    for (n, number) in numbers.into_iter().enumerate() {
+        out.u64(EXTENSION + 8 + n as u64 * 8, number)?;
+    }
+    Ok(())
+}
+
+/// The descriptors of an x64 Windows: kernel code and data at 10 and 18, user ones at 20 to 30, the TSS at 40.
+fn write_gdt(places: &Places, ctx: &mut LoadContext<'_>) -> Result<(), LoadError> {
+    let tss = places.loader_address(TSS);
+    let descriptors: [u64; 11] = [
+        0,
+        0,
+        0x0020_9b00_0000_0000,
+        0x00cf_9300_0000_ffff,
+        0x00cf_fb00_0000_ffff,
+        0x00cf_f300_0000_ffff,
+        0x0020_fb00_0000_0000,
+        0,
+        0x0000_8b00_0000_0067 | (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56,
+        tss >> 32,
+        0x0040_f300_0000_3c00,
+    ];
+    let bytes: Vec<u8> = descriptors.iter().flat_map(|d| d.to_le_bytes()).collect();
+    layout::write(ctx, GDT, &bytes)
+}
