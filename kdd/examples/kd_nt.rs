@@ -7,14 +7,21 @@ use introspect::Target;
 use std::path::Path;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
 }
 fn read(folder: &Path, name: &str, path: &str) -> std::io::Result<NtFile> {
-    Ok(NtFile { path: path.to_string(), bytes: std::fs::read(folder.join(name))?.into() })
+    Ok(NtFile {
+        path: path.to_string(),
+        bytes: std::fs::read(folder.join(name))?.into(),
+    })
 }
 fn boot_files(folder: &Path) -> std::io::Result<NtBoot> {
     let mut names: Vec<String> = std::fs::read_dir(folder)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
     names.sort();
     let mut images = Vec::new();
     for name in ["ntoskrnl.exe", "hal.dll"] {
@@ -42,7 +49,10 @@ fn boot_files(folder: &Path) -> std::io::Result<NtBoot> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_env("KDD_LOG")).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("KDD_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
     let folder = std::env::args().nth(1).ok_or("usage: kd_nt FOLDER ADDR")?;
     let address = std::env::args().nth(2).ok_or("usage: kd_nt FOLDER ADDR")?;
     let hypervisor = Hypervisor::new();
@@ -60,18 +70,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         throttle: true,
     })?;
     use hv_core::introspect::{Event, Events};
-    domain.subscribe(Box::new(|event| if let Event::Console { bytes, .. } = event {
-        use std::io::Write;
-        let _ = std::io::stdout().write_all(bytes);
-        let _ = std::io::stdout().flush();
+    domain.subscribe(Box::new(|event| {
+        if let Event::Console { bytes, .. } = event {
+            use std::io::Write;
+            let _ = std::io::stdout().write_all(bytes);
+            let _ = std::io::stdout().flush();
+        }
     }));
     let input = domain.clone();
-    std::thread::spawn(move || for line in std::io::stdin().lines().map_while(Result::ok) {
-        input.console_input(0, format!("{line}\r").as_bytes());
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            input.console_input(0, format!("{line}\r").as_bytes());
+        }
     });
     let target = Target::new(domain.clone());
-    let symbols = std::env::var("SYMBOLS").unwrap_or_else(|_| folder.clone()).parse()?;
-    let endpoint = kdd::kd::server::listen(target, address.parse()?, kdd::kd::kernel::windows(symbols)).await?;
+    let symbols = std::env::var("SYMBOLS")
+        .unwrap_or_else(|_| folder.clone())
+        .parse()?;
+    let endpoint =
+        kdd::kd::server::listen(target, address.parse()?, kdd::kd::kernel::windows(symbols)).await?;
     eprintln!("listening {}", endpoint.address);
     std::future::pending::<()>().await;
     Ok(())
