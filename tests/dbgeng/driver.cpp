@@ -3,16 +3,15 @@
 //   driver.exe [OPTION...] CONNECTION     a kernel, e.g. com:ipport=4440,port=127.0.0.1
 //   driver.exe [OPTION...] dump:FILE      a crash dump
 //
-//   -y PATH        symbol path
+//   -y PATH        symbol path; by default only this folder, since the engine's own is a server
 //   -i PATH        image path
-//   -w SECONDS     how long to wait for one event, the first stop included; 60
+//   -w SECONDS     how long to wait for one event, the first stop included, before it breaks in; 60
 //   -d SECONDS     how long everything may take; 300
-//   --no-break     attaches without asking for an initial break
+//   --no-break     attaches without asking for an initial break; the script begins at the first stop all the same
 //
 // Standard input has the script. A line is a debugger command, run to its end; if it lets the target run, up to the
 // next event. Lines that begin with % are for the driver itself, in their turn
 //
-//   %wait              waits again, after a wait that timed out
 //   %pause MS          does nothing for a while
 //   %interrupt-in MS   breaks in that much later: write it before the command that lets the target run
 //   %exit-in MS        ends the process that much later, without a word to the target, as a crash would
@@ -28,7 +27,8 @@
 // newline:
 //
 //   attach HRESULT     the attach call's result
-//   wait HRESULT       an event arrived; 8000000a: the limit passed
+//   limit              no event within the limit: it breaks in
+//   wait HRESULT       an event arrived
 //   ready              the session has begun; what the script does follows
 //   begin N            output of line N of the script follows; from 1, without those obeyed as soon as they are read
 //   end N HRESULT STATUS   that was all of it; the target's status then: 1 runs, 6 stopped, 7 gone
@@ -167,7 +167,8 @@ Line *next() {
 }
 }  // namespace script
 
-// Waiting for one event with a limit. The engine takes no limit for kernels: a thread asks it to return.
+// Waiting for one event with a limit. The engine takes no limit for kernels, and can't be asked to return without an
+// event (DEBUG_INTERRUPT_EXIT): a thread breaks in.
 namespace event {
 ULONG limit = 60;
 HANDLE begin, over;
@@ -176,9 +177,9 @@ DWORD WINAPI watch(LPVOID) {
   for (;;) {
     WaitForSingleObject(begin, INFINITE);
     if (WaitForSingleObject(over, limit * 1000) != WAIT_TIMEOUT) continue;
-    control->SetInterrupt(DEBUG_INTERRUPT_EXIT);
-    // It doesn't while it has never heard of the target.
-    if (WaitForSingleObject(over, 3000) == WAIT_TIMEOUT) end_process(kNoEvent, "no event");
+    mark("limit");
+    control->SetInterrupt(DEBUG_INTERRUPT_ACTIVE);
+    if (WaitForSingleObject(over, 5000) == WAIT_TIMEOUT) end_process(kNoEvent, "no event");
   }
 }
 
@@ -213,10 +214,8 @@ bool run(const char *line, ULONG number) {
   else if (is("%exit-in ")) later(value, vanish);
   else if (is("%limit ")) event::limit = value;
   else if (is("%detach")) on = false;
-  else if (!is("%wait")) result = E_INVALIDARG;
-  // While the target runs, only a wait or a break-in makes sense.
-  bool waits = line[0] != '%' || is("%wait");
-  if (waits && status() != DEBUG_STATUS_BREAK && status() != DEBUG_STATUS_NO_DEBUGGEE) event::wait();
+  else result = E_INVALIDARG;
+  if (line[0] != '%' && status() != DEBUG_STATUS_BREAK && status() != DEBUG_STATUS_NO_DEBUGGEE) event::wait();
   mark("end %lu %08lx %lu", number, (ULONG)result, status());
   return on && status() != DEBUG_STATUS_NO_DEBUGGEE;
 }
@@ -224,7 +223,7 @@ bool run(const char *line, ULONG number) {
 }  // namespace
 
 int main(int count, char **arguments) {
-  const char *target = nullptr, *symbol_path = "", *image_path = "";
+  const char *target = nullptr, *symbol_path = ".", *image_path = ".";
   ULONG seconds = 300;
   bool initial_break = true, usage = count < 2;
   for (int i = 1; i < count; i++) {
@@ -273,8 +272,7 @@ int main(int count, char **arguments) {
   }
   mark("attach %08lx", (ULONG)result);
   if (FAILED(result)) end_process(kRefused, "refused");
-  result = event::wait();
-  if (result != S_OK && initial_break) end_process(kNoEvent, "no event");
+  if (event::wait() != S_OK) end_process(kNoEvent, "no event");
 
   mark("ready");
   ULONG number = 0;

@@ -59,6 +59,11 @@ impl Table {
             .map(|entry| (entry.place, BreakpointKind::Execute))
     }
 
+    /// Whether one is at this address, whatever the process.
+    pub fn is_at(&self, address: GuestVirtAddr) -> bool {
+        self.entries.values().any(|entry| entry.address == address)
+    }
+
     pub fn clear(&mut self) {
         self.entries.clear();
     }

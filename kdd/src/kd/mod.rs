@@ -34,6 +34,7 @@ mod search;
 pub mod server;
 mod session;
 mod state_change;
+mod step;
 mod stops;
 mod version;
 mod watches;

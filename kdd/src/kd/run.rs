@@ -4,9 +4,11 @@ use super::bugcheck;
 use super::hardware_breakpoints::{DR6_BS, DR6_IDLE};
 use super::session::{Awaited, KdSession, State};
 use super::state_change::{self, ModuleChange, Report};
+use super::step::{Progress, Step};
 use super::watches::Own;
-use hv_core::VcpuId;
 use hv_core::introspect::{BreakpointId, CrashReason, DomainState, StepMode, StepOutcome, StopReason};
+use hv_core::regs::Registers;
+use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::TargetEvent;
 use introspect::windows::Arch;
 use protocol::manipulate::{Continue2Amd64, Continue2X86, Manipulate};
@@ -31,7 +33,7 @@ impl KdSession {
             return self.say(&format!("kdd: the guest can't be stopped: {error}\n"), now);
         }
         let vcpu = match self.state {
-            State::Stepping(vcpu) => vcpu,
+            State::Stepping(vcpu, _) => vcpu,
             _ => self.guest.current,
         };
         self.report_break(vcpu, now);
@@ -124,7 +126,7 @@ impl KdSession {
         self.noted = false;
         self.install();
         if trace {
-            self.state = State::Stepping(self.guest.current);
+            self.state = State::Stepping(self.guest.current, Step::default());
             return self.step_slice(now);
         }
         self.state = State::Running;
@@ -157,9 +159,13 @@ impl KdSession {
     /// Steps until an instruction is done or the slice is over.
     pub(super) fn step_slice(&mut self, now: Instant) {
         let begin = Instant::now();
-        while let State::Stepping(vcpu) = self.state {
+        while let State::Stepping(vcpu, step) = self.state {
+            let before = self.guest.registers(vcpu);
             match self.guest.session.step(vcpu, StepMode::Schedule) {
-                Ok(StepOutcome::Stepped) => self.stepped(vcpu, now),
+                Ok(StepOutcome::Stepped) => match (before, self.guest.registers(vcpu)) {
+                    (Ok(before), Ok(after)) => self.advance(vcpu, step, &before, &after, now),
+                    _ => self.stepped(vcpu, now),
+                },
                 Ok(StepOutcome::Waiting) => {}
                 Ok(StepOutcome::Stopped { vcpu: at, reason }) => self.stopped_in_step(vcpu, at, &reason, now),
                 // The event tells of the reset.
@@ -172,6 +178,17 @@ impl KdSession {
             if begin.elapsed() >= SLICE {
                 return;
             }
+        }
+    }
+
+    fn advance(&mut self, vcpu: VcpuId, mut step: Step, before: &Registers, after: &Registers, now: Instant) {
+        match step.advance(&mut self.guest, before, after) {
+            Progress::Done => self.stepped(vcpu, now),
+            // The host's breakpoints in a handler count.
+            Progress::More if step.is_in_handler() && self.table.is_at(GuestVirtAddr(after.rip)) => {
+                self.report_break(vcpu, now);
+            }
+            Progress::More => self.state = State::Stepping(vcpu, step),
         }
     }
 

@@ -20,6 +20,7 @@ use super::kernel::Recogniser;
 use super::prints::Printer;
 use super::reply::Reply;
 use super::state_change::{ModuleChange, PROCESSOR_LEVEL};
+use super::step::Step;
 use super::stops::Installed;
 use super::watches::Watches;
 use hv_core::VcpuId;
@@ -79,7 +80,7 @@ pub struct KdSession {
 pub(super) enum State {
     Running,
     /// One instruction of the vCPU, which may be halted for long.
-    Stepping(VcpuId),
+    Stepping(VcpuId, Step),
     /// Reported.
     Stopped,
 }
@@ -163,7 +164,7 @@ impl KdSession {
 
     /// Whether [`KdSession::work`] has anything to do.
     pub fn is_busy(&self) -> bool {
-        matches!(self.state, State::Stepping(_))
+        matches!(self.state, State::Stepping(..))
     }
 
     /// When [`KdSession::tick`] has something to do.
@@ -201,7 +202,7 @@ impl KdSession {
 
     fn break_in(&mut self, now: Instant) {
         match self.state {
-            State::Running | State::Stepping(_) => self.stop(now),
+            State::Running | State::Stepping(..) => self.stop(now),
             // A host that has asked something knows that the guest is stopped.
             State::Stopped if self.link.is_idle() && !self.asked => self.repeat_report(now),
             State::Stopped if self.link.is_idle() => self.silence = Some(now + SILENCE),
@@ -214,7 +215,7 @@ impl KdSession {
         match self.state {
             State::Stopped if repeated => {}
             State::Stopped => self.repeat_report(now),
-            State::Stepping(_) => self.stop(now),
+            State::Stepping(..) => self.stop(now),
             State::Running => {
                 // What WinDbg makes of a stop without a kernel is no use to anybody: it waits.
                 if self.guest.kernel.is_some() || self.find_kernel(now) {

@@ -9,7 +9,6 @@ use gdb_bridge::{Options, server};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, mpsc};
-use symbols::SymbolPath;
 
 /// A place where debuggers attach; dropping it ends their sessions.
 pub(super) struct Endpoint {
@@ -54,7 +53,7 @@ impl Service {
     /// # Errors
     /// The address can't be had.
     pub fn listen_kd(&self, managed: &Managed, listen: &KdAddress) -> Result<EndpointInfo, Failure> {
-        let recogniser = kernel::windows(SymbolPath::default());
+        let recogniser = kernel::windows(self.symbols.local());
         let listening = kd_server::listen(managed.target().clone(), listen.clone(), recogniser);
         let endpoint = self
             .complete(listening)

@@ -26,7 +26,7 @@ pub struct EngineOptions {
     pub images: Vec<PathBuf>,
     /// Asks for a stop at once.
     pub initial_break: bool,
-    /// How long it waits for one event.
+    /// How long it waits for one event before it breaks in.
     pub wait: Duration,
     /// How long all of it may take.
     pub deadline: Duration,
@@ -98,10 +98,13 @@ impl Engine {
         let mut command = Command::new("wine");
         command
             .arg("driver.exe")
-            .args(["-y", &search_path(&options.symbols)])
-            .args(["-i", &search_path(&options.images)])
             .args(["-w", &options.wait.as_secs().to_string()])
             .args(["-d", &options.deadline.as_secs().to_string()]);
+        for (option, folders) in [("-y", &options.symbols), ("-i", &options.images)] {
+            if !folders.is_empty() {
+                command.args([option, &search_path(folders)]);
+            }
+        }
         if !options.initial_break {
             command.arg("--no-break");
         }

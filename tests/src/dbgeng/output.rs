@@ -34,12 +34,18 @@ pub(super) fn plain(text: &str) -> String {
     pieces(text).into_iter().map(|(_, text)| text).collect()
 }
 
-/// The lines that the engine printed as errors or warnings.
+/// The lines that the engine printed as errors or warnings, without its report that the symbol path is all right.
 pub(super) fn complaints(text: &str) -> Vec<String> {
     let pieces = pieces(text).into_iter();
     let complaints = pieces.filter(|(kind, _)| kind & COMPLAINTS != 0);
     complaints
         .flat_map(|(_, text)| text.lines().map(str::to_owned).collect::<Vec<_>>())
-        .filter(|line| !line.trim().is_empty())
+        .filter(|line| !line.trim().is_empty() && !summary(line))
         .collect()
+}
+
+fn summary(line: &str) -> bool {
+    ["************* Symbol Path validation", "Response  ", "OK  "]
+        .iter()
+        .any(|start| line.starts_with(start))
 }

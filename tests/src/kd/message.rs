@@ -116,8 +116,13 @@ impl Manipulate {
     /// With 32 bits of the API's own fields.
     #[must_use]
     pub fn long(mut self, at: usize, value: u32) -> Manipulate {
-        self.fields[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        self.set_long(at, value);
         self
+    }
+
+    /// Changes 32 bits of the API's own fields.
+    pub fn set_long(&mut self, at: usize, value: u32) {
+        self.fields[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
     /// With 64 bits of the API's own fields.

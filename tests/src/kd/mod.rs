@@ -7,6 +7,7 @@
 //! ```
 
 mod client;
+mod fake;
 mod message;
 pub mod packet;
 mod relay;
@@ -15,9 +16,10 @@ mod target;
 mod wire;
 
 pub use client::KdClient;
+pub use fake::{FakeCpu, FakeMachine};
 pub use message::{
     Api, BREAKPOINT, Manipulate, SINGLE_STEP, SUCCESS, StateChange, UNSUCCESSFUL, Version, api,
 };
 pub use relay::{Capture, Faults, Piece, Random, Relay};
-pub use target::{FakeMachine, FakeTarget};
+pub use target::FakeTarget;
 pub use wire::{Trouble, Wire};

@@ -1,24 +1,12 @@
-//! A target that is only a table of memory, to prove the clients on.
+//! A target made of a [`FakeMachine`], to prove debuggers on.
 
-use super::message::{Manipulate, SUCCESS, UNSUCCESSFUL, api};
-use super::packet::{self, INITIAL_ID, Incoming, Packet, SYNC, kind, long, quad};
+use super::FakeMachine;
+use super::message::{Api, BREAKPOINT, Manipulate, api};
+use super::packet::{self, INITIAL_ID, Incoming, Packet, SYNC, kind, long};
 use super::wire::{Trouble, Wire};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// What a target of tests has.
-#[derive(Clone, Debug)]
-pub struct FakeMachine {
-    /// Pieces of memory, by address.
-    pub memory: Vec<(u64, Vec<u8>)>,
-    /// DBGKD_GET_VERSION64.
-    pub version: [u8; 40],
-    /// What it reports when it stops, 240 bytes.
-    pub report: Vec<u8>,
-    /// What it prints before it answers a request, one a request.
-    pub prints: Vec<String>,
-}
 
 /// A target that listens until the test ends, one connection after the other.
 pub struct FakeTarget {
@@ -88,7 +76,12 @@ impl Session {
             Err(Trouble::Silent) => self.repeat(),
             Err(trouble) => Err(trouble),
             Ok(Incoming::BreakIn) if self.sent.is_some() => Ok(()),
-            Ok(Incoming::BreakIn) => self.report(),
+            Ok(Incoming::BreakIn) => {
+                if !self.stopped {
+                    self.machine.stop(BREAKPOINT);
+                }
+                self.report()
+            }
             Ok(Incoming::Damaged) => self.wire.write(&packet::control(kind::RESEND, 0)),
             Ok(Incoming::Control { kind, id }) => self.control(kind, id),
             Ok(Incoming::Data { kind, id, payload }) => {
@@ -166,38 +159,19 @@ impl Session {
             print.extend_from_slice(text.as_bytes());
             self.send(kind::DEBUG_IO, print)?;
         }
-        if let Some(api) = api::ALL.iter().find(|api| api.number == request.api)
-            && !api.replies
-        {
-            self.stopped = *api == api::SWITCH_PROCESSOR;
+        if let Some(answer) = self.machine.answer(&request) {
+            return self.send(kind::MANIPULATE, answer.bytes());
+        }
+        let is = |api: Api| api.number == request.api;
+        if is(api::CONTINUE) || is(api::CONTINUE2) {
+            let trace = is(api::CONTINUE2) && long(&request.fields, 4) != 0;
+            self.stopped = self.machine.go(trace);
             return if self.stopped { self.report() } else { Ok(()) };
         }
-        let mut answer = request.clone();
-        answer.data.clear();
-        answer.status = UNSUCCESSFUL;
-        if request.api == api::GET_VERSION.number {
-            answer.fields = self.machine.version;
-            answer.status = SUCCESS;
-        } else if request.api == api::READ_VIRTUAL.number {
-            let (address, count) = (quad(&request.fields, 0), long(&request.fields, 8) as usize);
-            answer.data = self.read(address, count).to_vec();
-            let read = answer.data.len() as u32;
-            answer = answer.long(12, read);
-            answer.status = if read > 0 { SUCCESS } else { UNSUCCESSFUL };
+        if is(api::SWITCH_PROCESSOR) {
+            self.report()
+        } else {
+            Ok(())
         }
-        self.send(kind::MANIPULATE, answer.bytes())
-    }
-
-    fn read(&self, address: u64, count: usize) -> &[u8] {
-        for (start, bytes) in &self.machine.memory {
-            let at = address.wrapping_sub(*start) as usize;
-            if let Some(rest) = bytes.get(at..)
-                && address >= *start
-                && !rest.is_empty()
-            {
-                return &rest[..rest.len().min(count)];
-            }
-        }
-        &[]
     }
 }

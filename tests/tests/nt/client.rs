@@ -143,6 +143,7 @@ fn machine() -> FakeMachine {
         version: hex(VERSION).try_into().expect("40 bytes"),
         report: report(),
         prints: Vec::new(),
+        cpu: None,
     }
 }
 

@@ -119,6 +119,7 @@ fn hollow(version: &str, print: &str) -> FakeTarget {
         version: hex(version).try_into().expect("40 bytes"),
         report: report(),
         prints: vec![print.to_owned()],
+        cpu: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod engine;
+mod prompt;
 
 /// Bytes, written as pairs of digits.
 fn hex(text: &str) -> Vec<u8> {
