@@ -39,7 +39,7 @@ fn boot_files(folder: &Path) -> std::io::Result<NtBoot> {
     let mut files = Vec::new();
     for name in &names {
         let driver = |name: &str| format!("\\SystemRoot\\System32\\drivers\\{name}");
-        if let Some(short) = name.strip_prefix("boot-") {
+        if let Some(short) = name.strip_prefix("boot-").filter(|name| name.ends_with(".sys")) {
             images.push(read(folder, name, &driver(short))?);
         } else if name.ends_with(".sys") {
             files.push(read(folder, name, &driver(name))?);

@@ -5,7 +5,6 @@
 #define NULL ((void *)0)
 #define TRUE 1
 #define FALSE 0
-#define NTAPI
 #define CONTAINING(address, type, field) ((type *)((CHAR *)(address) - type##_##field))
 
 typedef UCHAR KIRQL;

@@ -3,14 +3,10 @@
 
 ULONG64 MmPageFaults;
 
-/* The part of a process's address space that is filled on demand: its stack and heap. */
-#define DEMAND_START 0x10000000ULL
-#define DEMAND_END 0x20000000ULL
-
 NTSTATUS MmAccessFault(ULONG64 address, ULONG64 error, PKTRAP_FRAME frame) {
     PKPROCESS process = (PKPROCESS)PsGetCurrentThread()->Tcb.Process;
     ULONG64 page;
-    if (!(error & 1) && address >= DEMAND_START && address < DEMAND_END && process != (PVOID)((UCHAR *)PsSystemProcess + EPROCESS_Pcb) &&
+    if (!(error & 1) && address >= USER_DEMAND_START && address < USER_DEMAND_END && process != (PVOID)((UCHAR *)PsSystemProcess + EPROCESS_Pcb) &&
         KeGetCurrentIrql() < DISPATCH_LEVEL) {
         __sync_fetch_and_add(&MmPageFaults, 1);
         page = MiAllocatePage();

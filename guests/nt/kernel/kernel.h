@@ -1,5 +1,6 @@
 /* The kernel's own interfaces, a section a file. */
 #pragma once
+#include "driver.h"
 #include "loader.h"
 #include <stdarg.h>
 
@@ -7,6 +8,11 @@
 #define MAX_PROCESSORS 8
 #define KERNEL_STACK_SIZE 0x6000
 #define STACK_CONTROL_SIZE 0x50
+
+/* Fields within fields. */
+#define KTHREAD_ApcState_Process (KTHREAD_ApcState + 0x20)
+#define KPRCB_ProcessorState_SpecialRegisters (KPRCB_ProcessorState + KPROCESSOR_STATE_SpecialRegisters)
+#define KPRCB_ProcessorState_ContextFrame (KPRCB_ProcessorState + KPROCESSOR_STATE_ContextFrame)
 
 /* processor.c: the CPU's own structures. IDT, GDT, TSS and the transition stack are one run of pages. */
 #define AREA_GDT 0x1000
@@ -57,6 +63,7 @@ typedef struct _PROCESSOR {
     volatile BOOLEAN Started;
     volatile BOOLEAN QuantumEnd;
     volatile BOOLEAN FreezeRequest;
+    volatile BOOLEAN FlushRequest;
     ULONG64 Ticks;
 } PROCESSOR;
 extern PROCESSOR KiProcessors[MAX_PROCESSORS];
@@ -98,7 +105,6 @@ void KiSwapContext(PETHREAD old, PETHREAD new_thread);
 void KiIdleLoop(void);
 
 /* wait.c */
-typedef struct _KEVENT { DISPATCHER_HEADER Header; } KEVENT, *PKEVENT;
 void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
 LONG KeSetEvent(PKEVENT event);
 NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
@@ -157,32 +163,39 @@ extern EPROCESS *PsSystemProcess;
 void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
 NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+void PspLinkThread(PETHREAD thread, PEPROCESS process);
 void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
 NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
 PVOID PspAllocateId(PVOID object);
 
+/* user.c, syscall.c */
+#define SHARED_USER_ADDRESS 0x7FFE0000ULL
+#define USER_DEMAND_START 0x10000000ULL
+#define USER_DEMAND_END 0x20000000ULL
+#define USER_STACK_SIZE 0x100000ULL
+#define USER_TOP 0x7FFFFFFF0000ULL
+extern KEVENT PspUserEvent;
+extern ULONG KiSystemCalls;
+void KiServiceExitToUser(PKTRAP_FRAME frame);
+
 /* module.c */
+void MiLayOutImage(UCHAR *image, ULONG64 base, const UCHAR *file);
+#define PE(image) ((image) + *(ULONG *)((image) + 0x3c))
+#define PE_SECTIONS(pe) (*(USHORT *)((pe) + 6))
+#define PE_ENTRY(pe) (*(ULONG *)((pe) + 0x28))
+#define PE_BASE(pe) (*(ULONG64 *)((pe) + 0x30))
+#define PE_IMAGE_SIZE(pe) (*(ULONG *)((pe) + 0x50))
+#define PE_HEADER_SIZE(pe) (*(ULONG *)((pe) + 0x54))
+#define PE_CHECKSUM(pe) (*(ULONG *)((pe) + 0x58))
+#define PE_DIRECTORY(pe, n) ((ULONG *)((pe) + 0x88) + 2 * (n))
+#define PE_SECTION(pe, n) ((pe) + 0x18 + *(USHORT *)((pe) + 0x14) + 40 * (n))
 void MiInitializeLoadedModuleList(void);
 NTSTATUS MmLoadSystemImage(const CHAR *name, PKLDR_DATA_TABLE_ENTRY *out);
 NTSTATUS MmUnloadSystemImage(PKLDR_DATA_TABLE_ENTRY entry);
 PKLDR_DATA_TABLE_ENTRY MiFindModule(const CHAR *name);
 LOADER_FILE *MiFindFile(const CHAR *name);
 void IopStartBootDrivers(void);
-typedef struct _DRIVER_OBJECT {
-    USHORT Type, Size;
-    PVOID DeviceObject;
-    ULONG Flags;
-    PVOID DriverStart;
-    ULONG DriverSize;
-    PVOID DriverSection, DriverExtension;
-    UNICODE_STRING DriverName;
-    PVOID HardwareDatabase, FastIoDispatch;
-    NTSTATUS (*DriverInit)(struct _DRIVER_OBJECT *, UNICODE_STRING *);
-    PVOID DriverStartIo;
-    void (*DriverUnload)(struct _DRIVER_OBJECT *);
-    PVOID MajorFunction[28];
-} DRIVER_OBJECT, *PDRIVER_OBJECT;
 
 /* kdinit.c, kdprint.c */
 void KdInitSystem(void);
@@ -196,6 +209,7 @@ void KdpInitializePrint(void);
 /* bugcheck.c */
 void KeBugCheckEx(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4);
 void KeBugCheck2(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4, PKTRAP_FRAME frame);
+void KeFlushEntireTb(void);
 void KiIpiProcessRequests(PKTRAP_FRAME frame);
 void KiFreezeTargetExecution(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exception);
 
@@ -217,7 +231,12 @@ extern ULONG64 KiGuardRounds, KiGuardChanges;
 
 /* smp.c */
 void KeStartAllProcessors(void);
-BOOLEAN KvasInitialize(void);
+void KiAllocateIstStacks(ULONG number);
+
+/* shadow.c */
+BOOLEAN KvasWanted(void);
+void KvasInitialize(void);
+void KvasShareProcessor(ULONG number);
 ULONG64 KvasCreateUserRoot(ULONG64 root);
 
 /* The HAL. */

@@ -84,17 +84,6 @@ LOADER_FILE *MiFindFile(const CHAR *name) {
     return NULL;
 }
 
-/* PE headers, by offset from the `PE` signature. */
-#define PE(image) ((image) + *(ULONG *)((image) + 0x3c))
-#define PE_SECTIONS(pe) (*(USHORT *)((pe) + 6))
-#define PE_ENTRY(pe) (*(ULONG *)((pe) + 0x28))
-#define PE_BASE(pe) (*(ULONG64 *)((pe) + 0x30))
-#define PE_IMAGE_SIZE(pe) (*(ULONG *)((pe) + 0x50))
-#define PE_HEADER_SIZE(pe) (*(ULONG *)((pe) + 0x54))
-#define PE_CHECKSUM(pe) (*(ULONG *)((pe) + 0x58))
-#define PE_DIRECTORY(pe, n) ((ULONG *)((pe) + 0x88) + 2 * (n))
-#define PE_SECTION(pe, n) ((pe) + 0x18 + *(USHORT *)((pe) + 0x14) + 40 * (n))
-
 /* The address of an export, or NULL. */
 static PVOID FindExport(UCHAR *image, const CHAR *name) {
     ULONG *directory = PE_DIRECTORY(PE(image), 0), n;
@@ -166,11 +155,10 @@ static void Protect(UCHAR *image) {
             if (flags & 0x80000000) entry |= PTE_WRITE;
             if (!(flags & 0x20000000)) entry |= PTE_NX;
             *pte = entry;
-            InvalidatePage((void *)at);
         }
     }
     *MiPteAddress((ULONG64)image) &= ~PTE_WRITE;
-    InvalidatePage(image);
+    KeFlushEntireTb();
 }
 
 static NTSTATUS CallDriver(PKLDR_DATA_TABLE_ENTRY entry) {

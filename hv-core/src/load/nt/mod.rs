@@ -344,3 +344,6 @@ fn registers(places: &Places, kernel: &Placed) -> Registers {
     registers.rip = kernel.base + u64::from(kernel.image.entry);
     registers
 }
+
+#[cfg(test)]
+mod tests;
