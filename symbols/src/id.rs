@@ -93,10 +93,7 @@ mod tests {
             0x13, 0x74, 0x9e, 0x33, 0x76, 0x35, 0x9c, 0x43, 0xbc, 0xdf, 0x7e, 0x02, 0x29, 0xda, 0x37, 0x73,
         ];
         let guid = Guid::from_bytes(bytes);
-        assert_eq!(
-            guid.to_string(),
-            "339E7413335743".to_owned() + "9CBCDF7E0229DA3773"
-        );
+        assert_eq!(guid.to_string(), "339E74133576439CBCDF7E0229DA3773");
         assert_eq!(guid.to_bytes(), bytes);
         assert_eq!(Guid::from_hex(&guid.to_string()), Some(guid));
     }
