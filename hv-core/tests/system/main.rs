@@ -24,6 +24,7 @@ mod syscalls;
 mod tasks;
 mod time;
 mod transfers;
+mod unflushed;
 mod virtual_8086;
 mod watchpoints;
 mod xsave;
