@@ -8,6 +8,7 @@ use hv_core::{DomId, GuestPhysAddr, Ticks, VcpuId};
 use introspect::windows::Guest;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 const PROMPT: &[u8] = b"nt> ";
 /// Ticks after which a guest that hasn't shown its prompt never will.
@@ -21,6 +22,9 @@ pub fn images(profile: &str) -> Option<PathBuf> {
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("nt-{profile}"));
     let profile = nt_guest::Profile::built_in(profile).unwrap();
+    // Tests run in parallel, and several want the same.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     match nt_guest::build(&profile, &folder) {
         Ok(_) => Some(folder),
         Err(nt_guest::NtError::NoTool { tool, hint }) => {

@@ -9,9 +9,8 @@ use std::path::Path;
 use std::time::Instant;
 use symbols::SymbolPath;
 
-const X64: [&str; 10] = [
+const PROFILES: [&str; 9] = [
     "win7-x64",
-    "win8-x64",
     "win81-x64",
     "win10-1607-x64",
     "win10-1809-x64",
@@ -101,7 +100,7 @@ fn check_here(nt: &Nt, windows: &Windows) {
 
 #[test]
 fn every_profile_is_recognised_with_its_pdb_by_the_table_and_by_structure() {
-    for profile in X64 {
+    for profile in PROFILES {
         let Some(folder) = images(profile) else { continue };
         let mut nt = Nt::booted(&folder, Boot::default());
         let by_pdb = recognise(&nt, &with_pdb(&folder));
