@@ -2,7 +2,7 @@
 
 use super::common::absolute;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine};
-use crate::parse::{self, ConsoleTarget, ListenAddress};
+use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 use crate::serve::config::DEFAULT_MEMORY;
 use crate::{Failure, FailureKind};
 use hv_core::engine::cpuid::MODELS;
@@ -92,7 +92,12 @@ impl GuestArgs {
     ///
     /// # Errors
     /// No guest is named.
-    pub fn request(self, console: ConsoleTarget, gdb: Vec<ListenAddress>) -> Result<CreateRequest, Failure> {
+    pub fn request(
+        self,
+        console: ConsoleTarget,
+        gdb: Vec<ListenAddress>,
+        kd: Vec<KdAddress>,
+    ) -> Result<CreateRequest, Failure> {
         let guest = match (self.kernel, self.restore) {
             (_, Some(path)) => Guest::Restore {
                 path: absolute(path)?,
@@ -128,6 +133,7 @@ impl GuestArgs {
             throttle: !self.no_throttle,
             console,
             gdb: gdb.into_iter().map(absolute_listen).collect::<Result<_, _>>()?,
+            kd: kd.into_iter().map(absolute_kd).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -143,6 +149,14 @@ pub(super) fn absolute_listen(address: ListenAddress) -> Result<ListenAddress, F
     match address {
         ListenAddress::Unix(path) => absolute(path).map(ListenAddress::Unix),
         tcp => Ok(tcp),
+    }
+}
+
+/// The same, for KD.
+pub(super) fn absolute_kd(address: KdAddress) -> Result<KdAddress, Failure> {
+    match address {
+        KdAddress::Listen(address) => absolute_listen(address).map(KdAddress::Listen),
+        other => Ok(other),
     }
 }
 

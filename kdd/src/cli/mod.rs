@@ -11,6 +11,7 @@ mod gdb;
 mod guest;
 mod host;
 mod info;
+mod kd;
 mod list;
 mod man;
 mod mem;
@@ -63,6 +64,7 @@ enum Command {
     Reset(state::ResetArgs),
     Destroy(state::DestroyArgs),
     Gdb(gdb::Args),
+    Kd(kd::Args),
     Save(save::Args),
     Fork(fork::Args),
     Regs(regs::Args),
@@ -101,6 +103,7 @@ fn execute(command: Command, verbose: u8) -> Result<u8, Failure> {
         Command::Reset(args) => state::reset(args).map(done),
         Command::Destroy(args) => state::destroy(args).map(done),
         Command::Gdb(args) => gdb::execute(args).map(done),
+        Command::Kd(args) => kd::execute(args).map(done),
         Command::Save(args) => save::execute(args).map(done),
         Command::Fork(args) => fork::execute(args).map(done),
         Command::Regs(args) => regs::execute(args).map(done),
@@ -170,6 +173,7 @@ mod tests {
             "kdd mem write x 0 9",
             "kdd list --timeout -1",
             "kdd gdb x --listen nowhere",
+            "kdd kd x --listen connect:5",
             "kdd fork x --count 0",
         ];
         for line in refused {
@@ -185,6 +189,8 @@ mod tests {
             "kdd run --append nokaslr --gdb 127.0.0.1:0 --gdb unix:/tmp/x --paused",
             "kdd run --kernel k --initrd i --append x --memory 1G --cpus 4 --debug-exit 0xf4 --console none",
             "kdd run --restore f --json --timeout 1.5",
+            "kdd run --kd 127.0.0.1:0 --kd pty --kd connect:host:5",
+            "kdd kd x --listen pty",
             "kdd -vv serve --config c --control /x",
             "kdd list --json -v",
             "kdd mem read x fffff803`12400000 0x100 --phys -o f",

@@ -20,7 +20,7 @@ pub use super::guest_view::{
 };
 use super::hex::{Hex, HexBytes};
 use crate::Failure;
-use crate::parse::{ConsoleTarget, ListenAddress};
+use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -114,6 +114,13 @@ pub enum Request {
         domain: String,
         /// Where to listen; port 0 picks a free one.
         listen: ListenAddress,
+    },
+    /// Adds an endpoint for WinDbg and kd → [`Reply::Listening`]
+    Kd {
+        /// Which.
+        domain: String,
+        /// Where; port 0 picks a free one.
+        listen: KdAddress,
     },
     /// Writes the whole state to a file, which is replaced only when all is written → [`Reply::Saved`]
     Save {
@@ -238,6 +245,9 @@ pub struct CreateRequest {
     /// Where gdb endpoints listen.
     #[serde(default)]
     pub gdb: Vec<ListenAddress>,
+    /// Where endpoints for WinDbg and kd are.
+    #[serde(default)]
+    pub kd: Vec<KdAddress>,
 }
 
 fn yes() -> bool {
@@ -431,10 +441,10 @@ pub struct VcpuInfo {
 /// A debugger endpoint.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// `gdb`.
+    /// `gdb` or `kd`.
     pub protocol: String,
     /// The address that is really bound.
-    pub address: ListenAddress,
+    pub address: KdAddress,
 }
 
 /// The registers of a vCPU.
@@ -561,6 +571,7 @@ mod tests {
                 throttle: true,
                 console: ConsoleTarget::File("/log".into()),
                 gdb: vec![ListenAddress::LOOPBACK],
+                kd: vec![KdAddress::Pty(None)],
             })),
         });
     }

@@ -70,6 +70,10 @@ impl ControlSession {
                 let managed = service.find(&domain)?;
                 service.listen(&managed, &listen).map(Reply::Listening)
             }
+            Request::Kd { domain, listen } => {
+                let managed = service.find(&domain)?;
+                service.listen_kd(&managed, &listen).map(Reply::Listening)
+            }
             Request::Save { domain, path } => {
                 let bytes = service.save(&service.find(&domain)?, &path)?;
                 Ok(Reply::Saved { path, bytes })
