@@ -13,7 +13,8 @@ pub(super) fn name(build: u32, server: bool) -> &'static str {
         (9600..10240, true) => "Windows Server 2012 R2",
         (14393..17763, true) => "Windows Server 2016",
         (17763..20348, true) => "Windows Server 2019",
-        (20348..26100, true) => "Windows Server 2022",
+        // The client has no such builds.
+        (20348..22000, _) | (22000..26100, true) => "Windows Server 2022",
         (26100.., true) => "Windows Server 2025",
         (10240..22000, _) => "Windows 10",
         (22000.., _) => "Windows 11",

@@ -49,6 +49,11 @@ impl KnownKernel {
         KERNELS
     }
 
+    /// The build number.
+    pub(crate) fn build(&self) -> Option<u32> {
+        self.version.split('.').nth(2)?.parse().ok()
+    }
+
     /// The variables and functions whose RVAs are known.
     pub(crate) fn globals(&self) -> impl Iterator<Item = (Global, u32)> + '_ {
         COLUMNS

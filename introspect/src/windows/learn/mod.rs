@@ -125,6 +125,7 @@ impl Windows {
                 Source::KnownKernel,
             );
         }
+        self.build = kernel.build();
         let (kprcb, eprocess) = kernel.sizes();
         self.layout.learn(Field::KprcbSize, kprcb, Source::KnownKernel);
         self.layout
