@@ -131,6 +131,7 @@ fn a_fault_in_the_kernel_ends_in_a_bugcheck_that_names_it() {
         ("crash", 0x7e, 0xffff_ffff_c000_0005_u64),
         ("divide", 0x7e, 0xffff_ffff_c000_0094),
         ("int3", 0x7e, 0xffff_ffff_8000_0003),
+        ("overflow", 0x7f, 8),
     ] {
         let Some(mut guest) = Guest::boot(&ONE) else {
             return;
