@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_MAX: u64 = 1 << 20;
 const IMAGES_MAX: usize = 64;
-/// Raised when the builder makes something else of the same inputs.
-const GENERATION: u32 = 1;
+/// Tells apart builders that make different things of the same inputs: a hash of this crate's own sources.
+const BUILDER: &str = env!("NT_GUEST_BUILDER");
 /// What a Windows kernel exports of what every profile has.
 const EXPORTS: &[&str] = &[
     "DbgBreakPoint",
@@ -126,11 +126,13 @@ impl Built {
             .all(|image| folder.join(&image.file).is_file());
         // The compiler may be gone, or another: what it made is still good.
         let inputs = manifest.inputs.split_once(' ').map(|(inputs, _)| inputs);
-        (whole && inputs == inputs_of(profile).ok().as_deref()).then(|| Built {
-            folder: folder.to_owned(),
-            manifest,
-            messages: String::new(),
-        })
+        (whole && manifest.runs == profile.runs() && inputs == inputs_of(profile).ok().as_deref()).then(
+            || Built {
+                folder: folder.to_owned(),
+                manifest,
+                messages: String::new(),
+            },
+        )
     }
 }
 
@@ -140,12 +142,23 @@ impl Built {
 ///
 /// When the profile can't be laid out, a tool is missing or fails, or files can't be written.
 pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
+    build_with(profile, folder, profile.runs())
+}
+
+/// Builds a kernel image with all symbols of a profile, and its PDB, but without the guest's code: for readers of
+/// symbols. It can't run.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_symbols(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
+    build_with(profile, folder, false)
+}
+
+fn build_with(profile: &Profile, folder: &Path, runs: bool) -> Result<Built, NtError> {
     let tools = versions()?;
-    let inputs = format!(
-        "{} {}",
-        inputs_of(profile)?,
-        blake3::hash(tools.as_bytes()).to_hex()
-    );
+    let tools_hash = blake3::hash(format!("{tools}{runs}").as_bytes());
+    let inputs = format!("{} {}", inputs_of(profile)?, tools_hash.to_hex());
     if let Some(built) = Built::open(profile, folder).filter(|built| built.manifest.inputs == inputs) {
         return Ok(built);
     }
@@ -154,7 +167,7 @@ pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
     name.push(format!(".new-{}", std::process::id()));
     let work = folder.with_file_name(name);
     remove(&work)?;
-    let result = Build::new(profile, &work, inputs).and_then(|build| build.all());
+    let result = Build::new(profile, &work, inputs, runs).and_then(|build| build.all());
     let (manifest, messages) = match result {
         Ok(done) => done,
         Err(error) => {
@@ -191,7 +204,7 @@ fn inputs_of(profile: &Profile) -> Result<String, NtError> {
         hash.update(&(bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    add(&GENERATION.to_le_bytes());
+    add(BUILDER.as_bytes());
     add(header::header(profile)?.as_bytes());
     add(format!("{:?}", profile).as_bytes());
     for (name, content) in SOURCES {
@@ -217,6 +230,7 @@ struct Build<'a> {
     types: Types,
     symbols: Vec<Symbol>,
     images: Vec<ImagePlan>,
+    runs: bool,
     work: &'a Path,
     inputs: String,
     messages: String,
@@ -226,12 +240,13 @@ struct Build<'a> {
 type Compiled = Vec<(String, Object)>;
 
 impl<'a> Build<'a> {
-    fn new(profile: &'a Profile, work: &'a Path, inputs: String) -> Result<Build<'a>, NtError> {
+    fn new(profile: &'a Profile, work: &'a Path, inputs: String, runs: bool) -> Result<Build<'a>, NtError> {
         Ok(Build {
             profile,
             types: Types::new(profile)?,
             symbols: symbols(profile),
-            images: images(profile),
+            images: images(profile, runs),
+            runs,
             work,
             inputs,
             messages: String::new(),
@@ -272,7 +287,7 @@ impl<'a> Build<'a> {
             profile: self.profile.name.clone(),
             version: self.profile.version.clone(),
             arch: self.profile.arch.name().to_owned(),
-            runs: self.profile.runs(),
+            runs: self.runs,
             large_aligned: self.profile.large_aligned(),
             random_pte_base: self.profile.pte_base_random(),
             images: entries,
@@ -353,7 +368,7 @@ impl<'a> Build<'a> {
             .flat_map(|(_, object)| object.exports.iter().map(plain))
             .collect();
         // Without sources there is only what the builder makes.
-        if self.profile.runs() {
+        if self.runs {
             names.extend(image.exports.iter().cloned());
         }
         if image.role == Role::Kernel {
@@ -426,6 +441,7 @@ impl<'a> Build<'a> {
             format!("/timestamp:{}", self.profile.time_date_stamp()),
             format!("/pdb:{pdb}"),
             format!("/pdbaltpath:{}", image.pdb),
+            format!("/implib:../obj/linked-{}.lib", image.stem()),
             format!("/out:{file}"),
         ];
         if arch == Arch::X86 {
@@ -436,10 +452,7 @@ impl<'a> Build<'a> {
         }
         for export in self.exports(image, objects) {
             // The objects ask for theirs themselves.
-            if EXPORTS
-                .iter()
-                .any(|known| export.split(',').next() == Some(known))
-            {
+            if !objects.iter().any(|(_, object)| object.exports.contains(&export)) {
                 arguments.push(format!("/export:{export}"));
             }
         }

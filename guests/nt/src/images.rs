@@ -60,8 +60,7 @@ impl ImagePlan {
 }
 
 /// The images of a profile's guest, the kernel first.
-pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let runs = profile.runs();
+pub(crate) fn images(profile: &Profile, runs: bool) -> Vec<ImagePlan> {
     let image = |role, file: String, pdb: String, entry, folder: &str| ImagePlan {
         role,
         file,
