@@ -1,8 +1,9 @@
 //! Boots an NT-shaped guest on the bare machine: `nt FOLDER`, where FOLDER holds `ntoskrnl.exe`, `hal.dll`, and what
-//! of `boot-*.sys` (boot drivers), `*.sys` and `*.exe` (files kept in memory) there is. Its console is printed; what
+//! of `bootdrv.sys` (a boot driver), `*.sys` and `*.exe` (files kept in memory) there is. Its console is printed; what
 //! is typed comes from `INPUT`, one line after each prompt. It ends after the last line's prompt.
 //!
-//! Environment: `VCPUS`, `MEMORY` (MiB), `SEED`, `OPTIONS`, `LIMIT` (ticks), `PTE_BASE=fixed`, `ALIGN=4k`.
+//! Environment: `VCPUS`, `MEMORY` (MiB), `SEED`, `OPTIONS`, `LIMIT` (ticks), `PTE_BASE=fixed`, `ALIGN=4k`;
+//! `DUMP` names a file for the RAM below 3 GiB as it is at the end.
 
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
@@ -39,8 +40,8 @@ fn boot_files(folder: &Path) -> std::io::Result<NtBoot> {
     let mut files = Vec::new();
     for name in &names {
         let driver = |name: &str| format!("\\SystemRoot\\System32\\drivers\\{name}");
-        if let Some(short) = name.strip_prefix("boot-").filter(|name| name.ends_with(".sys")) {
-            images.push(read(folder, name, &driver(short))?);
+        if name == "bootdrv.sys" {
+            images.push(read(folder, name, &driver(name))?);
         } else if name.ends_with(".sys") {
             files.push(read(folder, name, &driver(name))?);
         } else if name.ends_with(".exe") && name != "ntoskrnl.exe" {
@@ -115,6 +116,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             r.cpl(),
             r.activity
         );
+    }
+    if let Ok(path) = std::env::var("DUMP") {
+        let mut ram = vec![0; (number("MEMORY", 128).min(3072) << 20) as usize];
+        for (n, page) in ram.chunks_mut(0x1000).enumerate() {
+            machine.read_physical(hv_core::GuestPhysAddr(n as u64 * 0x1000), page);
+        }
+        std::fs::write(path, ram)?;
     }
     println!(
         "-- {} ticks, {} retired, {:.2} s, {} MiB touched",

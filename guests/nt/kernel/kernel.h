@@ -4,6 +4,9 @@
 #include "loader.h"
 #include <stdarg.h>
 
+/* For drivers too. */
+#define NTKERNELAPI __declspec(dllexport)
+
 #define PAGE_SIZE 0x1000ULL
 #define MAX_PROCESSORS 8
 #define KERNEL_STACK_SIZE 0x6000
@@ -19,6 +22,7 @@
 #define AREA_TSS 0x2000
 #define AREA_TRANSITION_STACK 0x4200
 #define AREA_SIZE 0x5000
+#define IST_STACK_PAGES 2
 #define GDT_LIMIT 0x57
 #define KGDT64_R0_CODE 0x10
 #define KGDT64_R0_DATA 0x18
@@ -32,8 +36,9 @@
 typedef struct _KTSS64 {
     ULONG Reserved0;
     ULONG64 Rsp0, Rsp1, Rsp2;
-    ULONG64 Ist[8];
     ULONG64 Reserved1;
+    ULONG64 Ist[7];
+    ULONG64 Reserved3;
     USHORT Reserved2, IoMapBase;
 } KTSS64;
 #pragma pack(pop)
@@ -105,10 +110,10 @@ void KiSwapContext(PETHREAD old, PETHREAD new_thread);
 void KiIdleLoop(void);
 
 /* wait.c */
-void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
-LONG KeSetEvent(PKEVENT event);
-NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
-NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
+NTKERNELAPI void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
+NTKERNELAPI LONG KeSetEvent(PKEVENT event);
+NTKERNELAPI NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
+NTKERNELAPI NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
 void KiExpireTimers(void);
 void KiSignalFromInterrupt(PKEVENT event);
 
@@ -155,17 +160,17 @@ ULONG64 MiCreateAddressSpace(void);
 BOOLEAN MmIsAddressValid(const void *address);
 
 /* pool.c */
-void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
-void ExFreePoolWithTag(void *block, ULONG tag);
+NTKERNELAPI void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
+NTKERNELAPI void ExFreePoolWithTag(void *block, ULONG tag);
 
 /* process.c, thread.c */
 extern EPROCESS *PsSystemProcess;
 void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
-NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+NTKERNELAPI NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
 void PspLinkThread(PETHREAD thread, PEPROCESS process);
 void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
-NTSTATUS PsTerminateSystemThread(NTSTATUS status);
+NTKERNELAPI NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
 PVOID PspAllocateId(PVOID object);
 
