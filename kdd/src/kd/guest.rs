@@ -22,6 +22,8 @@ pub(super) struct Guest {
     /// The kernel's debugger data, and whether it is of this stop.
     data: Option<DebuggerData>,
     data_is_fresh: bool,
+    /// What the host reads at an address in this stop, instead of what is there.
+    pub shown: Option<(GuestVirtAddr, Vec<u8>)>,
 }
 
 /// Whose page tables hold which half of the addresses.
@@ -43,6 +45,7 @@ impl Guest {
             processors: None,
             data: None,
             data_is_fresh: false,
+            shown: None,
         }
     }
 
@@ -111,6 +114,7 @@ impl Guest {
     pub fn begin_stop(&mut self, vcpu: VcpuId) -> Result<(), String> {
         self.current = vcpu;
         self.processors = None;
+        self.shown = None;
         self.memory_changed();
         if self
             .kernel

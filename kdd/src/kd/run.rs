@@ -1,11 +1,11 @@
 //! Running and stopping: breaks, steps, continues, and what the guest does meanwhile.
 
-use super::bugcheck;
 use super::hardware_breakpoints::{DR6_BS, DR6_IDLE};
 use super::session::{Awaited, KdSession, State};
 use super::state_change::{self, ModuleChange, Report};
 use super::step::{Progress, Step};
 use super::watches::Own;
+use super::{bugcheck, int3};
 use hv_core::introspect::{BreakpointId, CrashReason, DomainState, StepMode, StepOutcome, StopReason};
 use hv_core::regs::Registers;
 use hv_core::{GuestVirtAddr, VcpuId};
@@ -62,8 +62,9 @@ impl KdSession {
     fn begin_stop(&mut self, vcpu: VcpuId, now: Instant) {
         self.say_printed(now);
         self.awaited = None;
+        self.given_back = None;
         match self.guest.begin_stop(vcpu) {
-            Ok(()) => self.watches.arm(&self.guest),
+            Ok(()) => self.watches.arm(&mut self.guest),
             Err(why) => {
                 self.watches.disarm(&self.guest);
                 self.say_unrecognised(&why, now);
@@ -102,9 +103,13 @@ impl KdSession {
         }
     }
 
-    /// Continue and Continue2. No stop is an exception of the guest's own, so there is none to give back to it.
+    /// Continue and Continue2. The only exception of the guest's own that is reported, and so can be given back to it, is
+    /// a breakpoint instruction.
     pub(super) fn go_on(&mut self, status: NtStatus, control: Option<ControlSet>, now: Instant) {
         let mut trace = self.trap.take(self.guest.current);
+        if std::mem::take(&mut self.stands_at_int3) && !status.is_success() {
+            self.given_back = Some(self.guest.current);
+        }
         if let Some(control) = control
             && status.is_success()
         {
@@ -216,6 +221,7 @@ impl KdSession {
         let bits = self.debug.hit_bits(self.guest.arch(), &self.installed, ids);
         match self.watches.own(ids) {
             Some(Own::Bugcheck) => return self.bugcheck(vcpu, now),
+            Some(Own::Int3) => return self.int3(vcpu, now),
             Some(Own::Modules) if !self.installed.has_any(ids) => return self.modules_written(vcpu, now),
             _ => {}
         }
@@ -243,6 +249,27 @@ impl KdSession {
         self.finish_stop(report, now);
     }
 
+    /// The kernel ran into a breakpoint instruction of its own. One that the host gave back is the guest's.
+    fn int3(&mut self, vcpu: VcpuId, now: Instant) {
+        self.guest.memory_changed();
+        self.guest.current = vcpu;
+        if self.given_back.take() == Some(vcpu) {
+            return self.run_on();
+        }
+        if int3::take_back(&mut self.guest, vcpu) {
+            self.stands_at_int3 = true;
+        }
+        self.report_break(vcpu, now);
+    }
+
+    /// Nothing for the host: the guest goes on.
+    fn run_on(&mut self) {
+        self.state = State::Running;
+        if let Err(error) = self.guest.session.resume() {
+            tracing::debug!(%error, "the guest doesn't go on");
+        }
+    }
+
     /// A link of the list of modules was written: the host is told if a module came or went.
     fn modules_written(&mut self, vcpu: VcpuId, now: Instant) {
         self.begin_stop(vcpu, now);
@@ -250,12 +277,7 @@ impl KdSession {
         self.changes.extend(changes);
         match self.changes.pop_front() {
             Some(change) => self.report_module(&change, now),
-            None => {
-                self.state = State::Running;
-                if let Err(error) = self.guest.session.resume() {
-                    tracing::debug!(%error, "after a write of a module's link");
-                }
-            }
+            None => self.run_on(),
         }
     }
 

@@ -69,6 +69,10 @@ pub struct KdSession {
     look: Option<(Instant, Duration)>,
     /// The host was told that no kernel is recognised.
     told: bool,
+    /// The last report was of a breakpoint instruction of the guest's own.
+    pub(super) stands_at_int3: bool,
+    /// The host gave that exception back to the guest, on this vCPU.
+    pub(super) given_back: Option<VcpuId>,
     /// The host asked for the reset that is under way.
     pub(super) rebooting: bool,
     /// Another debugger's stops were noted since the guest was resumed.
@@ -125,6 +129,8 @@ impl KdSession {
             ending: false,
             look: None,
             told: false,
+            stands_at_int3: false,
+            given_back: None,
             rebooting: false,
             noted: false,
         }

@@ -7,3 +7,4 @@ mod host;
 mod memory;
 mod registers;
 mod run;
+mod server;
