@@ -8,3 +8,4 @@ mod memory;
 mod registers;
 mod run;
 mod server;
+mod x86;
