@@ -102,6 +102,12 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether the kernel that was recognised isn't there any more. The guest stands still.
+    pub fn is_kernel_gone(&self) -> bool {
+        let gone = |kernel: &dyn Kernel| !kernel.is_still_there(&self.target);
+        self.kernel.as_deref().is_some_and(gone)
+    }
+
     pub fn forget_kernel(&mut self) {
         self.kernel = None;
         self.data = None;
@@ -116,14 +122,6 @@ impl Guest {
         self.processors = None;
         self.shown = None;
         self.memory_changed();
-        if self
-            .kernel
-            .as_ref()
-            .is_some_and(|kernel| !kernel.is_still_there(&self.target))
-        {
-            tracing::info!("the kernel that was recognised is gone");
-            self.forget_kernel();
-        }
         self.recognise()
     }
 

@@ -63,6 +63,11 @@ impl KdSession {
         self.say_printed(now);
         self.awaited = None;
         self.given_back = None;
+        if self.guest.is_kernel_gone() {
+            tracing::info!("the kernel that was recognised is gone");
+            self.watches.disarm(&self.guest);
+            self.guest.forget_kernel();
+        }
         match self.guest.begin_stop(vcpu) {
             Ok(()) => self.watches.arm(&mut self.guest),
             Err(why) => {
