@@ -1,7 +1,7 @@
 //! What a session needs to know of the guest's kernel, behind a trait: Windows as it is recognised from outside, or
 //! a made-up one in tests.
 
-use hv_core::{GuestVirtAddr, VcpuId};
+use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 use introspect::windows::{Arch, DebuggerData, Guest as Look, Module, Processor, VersionBlock, Windows};
 use introspect::{AddressSpace, Target};
 use std::collections::BTreeSet;
@@ -35,6 +35,11 @@ pub trait Kernel: Send {
     fn modules(&self, target: &Target) -> Option<Vec<Module>>;
     /// The address of one of its names.
     fn symbol(&self, name: &str) -> Option<GuestVirtAddr>;
+    /// The page-table roots of the process that the vCPU is in, where those of its programs aren't the kernel's.
+    fn roots(&self, target: &Target, vcpu: VcpuId) -> Vec<GuestPhysAddr> {
+        let _ = (target, vcpu);
+        Vec::new()
+    }
 }
 
 /// Looks for a kernel; the error is a sentence for people. The guest may run meanwhile: what is found is looked at
@@ -126,6 +131,15 @@ impl Kernel for Recognised {
     }
     fn symbol(&self, name: &str) -> Option<GuestVirtAddr> {
         self.windows.symbol(name)
+    }
+    fn roots(&self, target: &Target, vcpu: VcpuId) -> Vec<GuestPhysAddr> {
+        let thread = self.processor(target, vcpu).and_then(|it| it.current_thread);
+        let process = thread
+            .and_then(|thread| said(self.windows.thread(target.into(), thread)))
+            .and_then(|thread| thread.process)
+            .and_then(|process| said(self.windows.process(target.into(), process)));
+        let roots = process.map(|process| [Some(process.root), process.user_root]);
+        roots.into_iter().flatten().flatten().collect()
     }
 }
 

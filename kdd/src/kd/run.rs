@@ -55,12 +55,15 @@ impl KdSession {
     }
 
     fn report_module(&mut self, change: &ModuleChange, now: Instant) {
+        self.ending = *change == ModuleChange::Everything;
         let report = state_change::load_symbols(&mut self.guest, change, &self.debug);
+        self.may_lapse = true;
         self.finish_stop(report, now);
     }
 
     fn begin_stop(&mut self, vcpu: VcpuId, now: Instant) {
         self.say_printed(now);
+        self.may_lapse = false;
         self.awaited = None;
         self.given_back = None;
         if self.guest.is_kernel_gone() {
@@ -268,7 +271,7 @@ impl KdSession {
     }
 
     /// Nothing for the host: the guest goes on.
-    fn run_on(&mut self) {
+    pub(super) fn run_on(&mut self) {
         self.state = State::Running;
         if let Err(error) = self.guest.session.resume() {
             tracing::debug!(%error, "the guest doesn't go on");
@@ -373,9 +376,11 @@ impl KdSession {
             return;
         }
         self.say("kdd: the guest was reset\n", now);
-        if self.guest.session.stop().is_ok() {
+        if self.state == State::Stopped {
+            // The host speaks now: it hears of it when it lets the guest run.
+            self.changes.push_back(ModuleChange::Everything);
+        } else if self.guest.session.stop().is_ok() {
             self.report_module(&ModuleChange::Everything, now);
-            self.ending = true;
         }
     }
 

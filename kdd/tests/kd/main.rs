@@ -4,6 +4,7 @@ mod attach;
 mod breakpoints;
 mod guest;
 mod host;
+mod hostile;
 mod memory;
 mod registers;
 mod run;
