@@ -32,6 +32,7 @@ pub mod console;
 pub mod control;
 mod failure;
 pub mod kd;
+pub mod nt;
 pub mod parse;
 pub mod serve;
 

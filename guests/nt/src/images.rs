@@ -27,16 +27,28 @@ pub(crate) struct ImagePlan {
     /// The file name of its PDB.
     pub pdb: String,
     pub entry: &'static str,
+    /// What its module-definition file exports: `name` or `name,DATA`.
+    pub exports: Vec<String>,
     /// Its sources, relative to the folder of all sources.
     pub sources: Vec<&'static str>,
 }
 
 impl ImagePlan {
+    /// Whether the loader maps it, and doesn't only keep its file.
+    pub fn is_boot(&self) -> bool {
+        match self.role {
+            Role::Kernel | Role::Hal => true,
+            Role::Driver => self.file.starts_with("boot"),
+            Role::Program => false,
+        }
+    }
+
     /// Its path in the guest.
     pub fn path(&self) -> String {
         let folder = match self.role {
             Role::Driver => r"\SystemRoot\System32\drivers",
-            _ => r"\SystemRoot\system32",
+            Role::Kernel | Role::Hal => r"\SystemRoot\system32",
+            Role::Program => r"\SystemRoot\System32",
         };
         format!(r"{folder}\{}", self.file)
     }
@@ -49,51 +61,88 @@ impl ImagePlan {
 
 /// The images of a profile's guest, the kernel first.
 pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let compiled = |name: &str| name.ends_with(".c") || name.ends_with(".S");
-    let of = |folder: &str| -> Vec<&'static str> {
-        let inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| !rest.contains('/'));
-        SOURCES
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| compiled(name) && inside(name))
-            .collect()
+    let runs = profile.runs();
+    let image = |role, file: String, pdb: String, entry, folder: &str| ImagePlan {
+        role,
+        file,
+        pdb,
+        entry,
+        exports: definition(folder),
+        sources: if runs { compiled(folder) } else { Vec::new() },
     };
-    let mut images = vec![ImagePlan {
-        role: Role::Kernel,
-        file: "ntoskrnl.exe".to_owned(),
-        pdb: profile.pdb().to_owned(),
-        entry: "KiSystemStartup",
-        sources: of("kernel/"),
-    }];
-    let mut add = |role, stem: &str, ending, entry, sources: Vec<_>| {
-        if !sources.is_empty() {
-            images.push(ImagePlan {
-                role,
-                file: format!("{stem}.{ending}"),
-                pdb: format!("{stem}.pdb"),
-                entry,
-                sources,
-            });
-        }
+    let pdb = profile.pdb().to_owned();
+    let entry = if runs {
+        "KiSystemStartup"
+    } else {
+        "NtUnimplemented"
     };
-    add(Role::Hal, "hal", "dll", "HalInitSystem", of("hal/"));
+    let mut images = vec![image(
+        Role::Kernel,
+        "ntoskrnl.exe".to_owned(),
+        pdb,
+        entry,
+        "kernel/",
+    )];
+    if !runs {
+        return images;
+    }
     let mut drivers: Vec<&str> = SOURCES
         .iter()
         .filter_map(|(name, _)| name.strip_prefix("drivers/")?.split_once('/'))
         .map(|(name, _)| name)
         .collect();
     drivers.dedup();
+    let mut add = |role, stem: &str, ending, entry, folder: &str| {
+        let made = image(
+            role,
+            format!("{stem}.{ending}"),
+            format!("{stem}.pdb"),
+            entry,
+            folder,
+        );
+        if !made.sources.is_empty() {
+            images.push(made);
+        }
+    };
+    add(Role::Hal, "hal", "dll", "HalInitSystem", "hal/");
     for driver in drivers {
         add(
             Role::Driver,
             driver,
             "sys",
             "DriverEntry",
-            of(&format!("drivers/{driver}/")),
+            &format!("drivers/{driver}/"),
         );
     }
-    add(Role::Program, "smss", "exe", "NtProcessStartup", of("user/"));
+    add(Role::Program, "smss", "exe", "NtProcessStartup", "user/");
     images
+}
+
+/// The sources in a folder.
+fn compiled(folder: &str) -> Vec<&'static str> {
+    let source = |name: &str| name.ends_with(".c") || name.ends_with(".S");
+    let inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| !rest.contains('/'));
+    SOURCES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| source(name) && inside(name))
+        .collect()
+}
+
+/// The exports of the folder's module-definition file, if it has one.
+fn definition(folder: &str) -> Vec<String> {
+    let file = SOURCES.iter().find(|(name, _)| {
+        name.strip_prefix(folder)
+            .is_some_and(|rest| rest.ends_with(".def"))
+    });
+    let text = file
+        .map(|(_, content)| String::from_utf8_lossy(content))
+        .unwrap_or_default();
+    let exports = text.lines().skip_while(|line| line.trim() != "EXPORTS").skip(1);
+    exports
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(","))
+        .filter(|name| !name.is_empty() && !name.starts_with(';'))
+        .collect()
 }
 
 /// Clang's arguments for a source, without the files.
@@ -112,11 +161,6 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
     ];
     let own = format!("-I{folder}");
     flags.push(&own);
-    match role {
-        Role::Kernel => flags.push("-DNTOS_BUILD"),
-        Role::Hal => flags.push("-DHAL_BUILD"),
-        Role::Driver | Role::Program => {}
-    }
     if source.ends_with(".c") {
         flags.extend([
             "-std=gnu11",

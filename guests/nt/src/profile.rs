@@ -293,6 +293,11 @@ impl Profile {
         self.number(3)
     }
 
+    /// Whether its guest runs: the sources are for x64. Of others there is an image with all symbols, and its PDB.
+    pub fn runs(&self) -> bool {
+        self.arch == Arch::X64
+    }
+
     /// File name of the PDB.
     pub fn pdb(&self) -> &str {
         self.pdb.as_deref().unwrap_or(match self.arch {
