@@ -14,12 +14,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What of a PDB file is used.
 #[derive(Debug)]
 pub struct Pdb {
+    path: Option<PathBuf>,
     identity: Identity,
     /// Sorted by RVA.
     by_rva: Vec<(u32, Box<str>)>,
@@ -107,8 +108,9 @@ impl Pdb {
     /// # Errors
     /// [`PdbError`].
     pub fn open(path: &Path, id: Option<&PdbId>) -> Result<Pdb, PdbError> {
-        let bytes = read_file(path)?;
-        Pdb::parse(bytes, id)
+        let mut pdb = Pdb::parse(read_file(path)?, id)?;
+        pdb.path = Some(path.to_owned());
+        Ok(pdb)
     }
 
     /// The same from the file's bytes.
@@ -133,6 +135,7 @@ impl Pdb {
             let mut by_name: Vec<u32> = (0..count).collect();
             by_name.sort_by(|&a, &b| by_rva[a as usize].1.cmp(&by_rva[b as usize].1));
             Ok(Pdb {
+                path: None,
                 identity,
                 by_rva,
                 by_name,
@@ -150,6 +153,11 @@ impl Pdb {
     /// Whether it is the file that an image names.
     pub fn is(&self, id: &PdbId) -> bool {
         self.identity.guid == id.guid && self.identity.ages.contains(&id.age)
+    }
+
+    /// The file that it was read from.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The GUID.

@@ -55,10 +55,10 @@ use std::sync::Arc;
 use symbols::pe::Headers;
 use symbols::{Pdb, PdbId, SymbolPath};
 
-/// Finds the PDB of a kernel, and says where; or says why not.
-trait FindPdb: FnOnce(&PdbId) -> Result<(Arc<Pdb>, String), String> {}
+/// Finds the PDB of a kernel, or says why not.
+trait FindPdb: FnOnce(&PdbId) -> Result<Arc<Pdb>, String> {}
 
-impl<F: FnOnce(&PdbId) -> Result<(Arc<Pdb>, String), String>> FindPdb for F {}
+impl<F: FnOnce(&PdbId) -> Result<Arc<Pdb>, String>> FindPdb for F {}
 
 /// A recognised Windows kernel.
 pub struct Windows {
@@ -87,7 +87,7 @@ impl Windows {
         Windows::recognise_with(guest, |id| {
             let path = symbols.locate(id).map_err(|error| error.to_string())?.path;
             match Pdb::open(&path, Some(id)) {
-                Ok(pdb) => Ok((Arc::new(pdb), path.display().to_string())),
+                Ok(pdb) => Ok(Arc::new(pdb)),
                 Err(error) => Err(format!("{}: {error}", path.display())),
             }
         })
@@ -101,7 +101,7 @@ impl Windows {
     pub fn recognise_with_pdb(guest: Guest<'_>, pdb: &Arc<Pdb>) -> Result<Windows, NotWindows> {
         Windows::recognise_with(guest, |id| {
             if pdb.is(id) {
-                Ok((pdb.clone(), "read before".to_owned()))
+                Ok(pdb.clone())
             } else {
                 Err(format!("it isn't {id}"))
             }

@@ -59,13 +59,16 @@ impl Windows {
                 .missing("PDB", "the kernel's debug directory can't be read");
             return;
         };
-        let (pdb, place) = match find_pdb(&id) {
+        let pdb = match find_pdb(&id) {
             Ok(found) => found,
             Err(why) => {
                 self.report.missing("PDB", why);
                 return;
             }
         };
+        let place = pdb
+            .path()
+            .map_or_else(String::new, |path| format!("{}: ", path.display()));
         let mut fields = 0;
         for &field in Field::ALL {
             let (structure, member) = self.pdb_names(field);
@@ -86,7 +89,7 @@ impl Windows {
             }
         }
         self.report
-            .found("PDB", format!("{place}: {fields} fields, {variables} variables"));
+            .found("PDB", format!("{place}{fields} fields, {variables} variables"));
         self.pdb = Some(pdb);
     }
 
