@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use tests::{LIMIT, Service, has_memprocfs};
+use tests::{BOOT_LIMIT, Service, has_memprocfs};
 
 /// Profiles whose kernels memprocfs knows without a symbol server.
 const KNOWN: [&str; 4] = [
@@ -50,12 +50,14 @@ fn number(value: &Value) -> u64 {
 }
 
 fn rows<'a>(value: &'a Value, name: &str) -> &'a Vec<Value> {
-    value[name].as_array().unwrap_or_else(|| panic!("{name}: {value}"))
+    value[name]
+        .as_array()
+        .unwrap_or_else(|| panic!("{name}: {value}"))
 }
 
 fn both_lists_are_equal(profile: &str) {
     let mut service = Service::run(&["--nt", profile, "--memory", "64M"]);
-    service.console().wait_for("nt> ", LIMIT);
+    service.console().shows("nt> ", BOOT_LIMIT);
     service.kdd(&["pause", "vm"]).done();
     let path = service.scratch().path("memory.raw");
     image(&service, &path);
@@ -68,7 +70,9 @@ fn both_lists_are_equal(profile: &str) {
         of.extend(thread["tid"].as_u64());
         of.sort_unstable();
     }
-    let process = |p: &Value, parent: &str, threads: Value| json!([p["pid"], p[parent], p["name"], number(&p["root"]), threads]);
+    let process = |p: &Value, parent: &str, threads: Value| {
+        json!([p["pid"], p[parent], p["name"], number(&p["root"]), threads])
+    };
     let processes = listed("ps");
     let mut ours: Vec<Value> = rows(&processes, "processes")
         .iter()
@@ -94,7 +98,10 @@ fn both_lists_are_equal(profile: &str) {
         .map(|m| (number(&m["base"]), m["size"].as_u64().unwrap_or(0)))
         .collect();
     assert_eq!(ours, found, "{profile}");
-    assert_eq!(theirs["build"].as_u64(), service.info("vm")["os"]["build"].as_u64());
+    assert_eq!(
+        theirs["build"].as_u64(),
+        service.info("vm")["os"]["build"].as_u64()
+    );
 }
 
 #[test]
