@@ -30,6 +30,7 @@ static void InitializeProcess(PEPROCESS process, const CHAR *name, ULONG64 root)
 #endif
     InitializeListHead((PLIST_ENTRY)&pcb->Header.WaitListHead);
     InitializeListHead((PLIST_ENTRY)&pcb->ThreadListHead);
+    InitializeListHead((PLIST_ENTRY)((UCHAR *)pcb + KPROCESS_ProcessListEntry));
     pcb->DirectoryTableBase = root;
     InitializeListHead(ProcessThreads(process));
     process->CreateTime.QuadPart = (INT64)(KiLoader->BootTime + KiInterruptTime);

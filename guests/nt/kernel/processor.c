@@ -161,6 +161,13 @@ static void Identify(PKPRCB prcb) {
     prcb->CpuType = (INT8)((out[0] >> 8 & 0xf) + ((out[0] >> 8 & 0xf) == 0xf ? out[0] >> 20 & 0xff : 0));
     prcb->CpuID = 1;
     prcb->CpuStep = (USHORT)(((out[0] >> 4 & 0xf) | (out[0] >> 12 & 0xf0)) << 8 | (out[0] & 0xf));
+#ifdef HAVE_KPRCB_InitialApicId
+    prcb->InitialApicId = out[1] >> 24;
+#endif
+#ifdef HAVE_KPRCB_CoresPerPhysicalProcessor
+    prcb->CoresPerPhysicalProcessor = 1;
+    prcb->LogicalProcessorsPerCore = 1;
+#endif
     prcb->MHz = (ULONG)(KiLoader->TscFrequency / 1000000);
 #ifdef HAVE_KPRCB_ProcessorSignature
     prcb->ProcessorSignature = out[0];
