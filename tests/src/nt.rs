@@ -78,11 +78,12 @@ impl NtGuest {
         }
         let cpus = cpus.to_string();
         let mut service = Service::run(&["--nt", &profile.name, "--cpus", &cpus, "--memory", "128M"]);
-        for command in ["lm\r", "ps\r", ""] {
-            let mut console = service.console();
+        let mut console = service.console();
+        for command in ["lm\r", "ps\r"] {
             console.shows(PROMPT, BOOT_LIMIT);
             console.types(command);
         }
+        console.shows(PROMPT, BOOT_LIMIT);
         let state = kept(&format!("nt-{name}.state"));
         service
             .kdd(&["save".as_ref(), "vm".as_ref(), state.as_os_str()])

@@ -152,7 +152,7 @@ impl TestGuest {
         phys(0x9000 + 8 * (BASE >> 30 & 511), 0xa000 | 7);
         phys(0xa000, 0xb000 | 7);
         for page in 0..SIZE / 0x1000 {
-            phys(0xb000 + 8 * page, PHYS + 0x1000 * page | 7);
+            phys(0xb000 + 8 * page, (PHYS + 0x1000 * page) | 7);
         }
         phys(0xc000, 0xd000 | 7);
         phys(0xd000 + 8 * (USER >> 21), 0xe000 | 7);

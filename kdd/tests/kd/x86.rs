@@ -123,7 +123,7 @@ fn attach() -> (TestGuest, Host, Stop) {
     for page in 0..6u32 {
         write(
             0x9000 + 4 * u64::from(page),
-            &(PHYS as u32 + 0x1000 * page | 3).to_le_bytes(),
+            &((PHYS as u32 + 0x1000 * page) | 3).to_le_bytes(),
         );
     }
     guest.domain.set_registers(VcpuId(0), &registers()).unwrap();
