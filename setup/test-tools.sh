@@ -11,3 +11,4 @@ for tool in gdb lldb qemu-system-x86_64; do
     "$tool" --version 2>/dev/null | head -n 1
 done
 bash "$KDD_ROOT/setup/dbgeng.sh"
+bash "$KDD_ROOT/setup/memprocfs.sh"

@@ -22,6 +22,7 @@ pub mod differential;
 mod gdb;
 pub mod kd;
 mod lldb;
+mod nt;
 mod process;
 mod scratch;
 mod service;
@@ -34,10 +35,13 @@ pub use console::Console;
 pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
 pub use lldb::Lldb;
+pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
-pub use tools::{Guest, SECOND_KERNEL, expected_smoke_output, guest, has_tool, kdd, kept};
+pub use tools::{
+    Guest, SECOND_KERNEL, expected_smoke_output, guest, has_memprocfs, has_tool, kdd, kept, memprocfs_folder,
+};
 pub use transcript::Transcript;
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! A service of a test's own.
 
 use crate::process::Process;
-use crate::tools::kdd;
+use crate::tools::{cache_folder, kdd};
 use crate::{Console, LIMIT, Outcome, Scratch, Transcript};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -49,6 +49,8 @@ impl Service {
         command
             .arg("--control")
             .arg(&control)
+            // The guests that set-up built, and not others in the folder that the test runs in.
+            .env("KDD_CACHE", cache_folder())
             .env_remove("KDD_LOG")
             .env_remove("KDD_CONTROL");
         let process = Process::start(&mut command);
@@ -109,6 +111,17 @@ impl Service {
     #[track_caller]
     pub fn gdb_address(&self) -> String {
         address(&self.ready)
+    }
+
+    /// Where KD debuggers attach to the domain of `kdd run --kd`.
+    #[track_caller]
+    pub fn kd_address(&self) -> String {
+        let endpoints = self.ready["endpoints"].as_array().into_iter().flatten();
+        let mut kd = endpoints.filter(|endpoint| endpoint["protocol"] == "kd");
+        match kd.next().and_then(|endpoint| endpoint["address"].as_str()) {
+            Some(address) => address.to_owned(),
+            None => panic!("no KD endpoint: {}", self.ready),
+        }
     }
 
     /// A new gdb endpoint of a domain.

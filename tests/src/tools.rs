@@ -83,6 +83,21 @@ pub fn has_tool(name: &str) -> bool {
     there
 }
 
+/// Where set-up put memprocfs.
+pub fn memprocfs_folder() -> PathBuf {
+    cache_folder().join("memprocfs")
+}
+
+/// Whether memprocfs can be run; it is said if it can't.
+#[track_caller]
+pub fn has_memprocfs() -> bool {
+    let there = memprocfs_folder().join("memprocfs").is_dir();
+    if !there {
+        skip("memprocfs isn't installed: run setup/memprocfs.sh");
+    }
+    there
+}
+
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
 pub(crate) fn skip(why: &str) {

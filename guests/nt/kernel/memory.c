@@ -2,8 +2,10 @@
 #include "kernel.h"
 
 static KSPIN_LOCK MiLock;
-/* The number of the first free page; 0 ends the list, as page 0 is never free. */
+/* The number of the first page that was freed; 0 ends the list, as page 0 is never free. */
 static ULONG64 MiFreeList, MiFreeCount;
+/* Pages that were never used are taken from the loader's descriptors, so that large memories cost nothing at boot. */
+static PLIST_ENTRY MiFresh;
 static ULONG64 MiNextSystemPte;
 /* Runs of system pages that were given back, by size. */
 typedef struct _FREE_RUN {
@@ -20,7 +22,7 @@ typedef struct _MI_PFN { ULONG64 Words[6]; } MI_PFN;
 /* The MMPFN array, in the first free memory that is large enough, and the free list. */
 static void InitializePfnDatabase(void) {
     PLIST_ENTRY head = &KiLoaderBlock->MemoryDescriptorListHead, entry;
-    ULONG64 top = 0, size, base = 0, n;
+    ULONG64 top = 0, size, base = 0;
     PPHYSICAL_MEMORY_DESCRIPTOR runs;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
@@ -42,8 +44,7 @@ static void InitializePfnDatabase(void) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         PHYSICAL_MEMORY_RUN *run = (PHYSICAL_MEMORY_RUN *)((UCHAR *)runs + PHYSICAL_MEMORY_DESCRIPTOR_Run) + runs->NumberOfRuns;
         ULONG64 first = block->BasePage, end = first + block->PageCount;
-        if (block->MemoryType == LoaderFree && first >= 0x100)
-            for (n = end; n-- > first;) MiFreePage(n << 12);
+        if (block->MemoryType == LoaderFree && first >= 0x100) MiFreeCount += block->PageCount;
         /* The database itself was cut out of a free block: no run begins there. */
         if (first == base + size) first = base;
         if (runs->NumberOfRuns && run[-1].BasePage + run[-1].PageCount == first) {
@@ -56,8 +57,22 @@ static void InitializePfnDatabase(void) {
         runs->NumberOfPages += end - first;
     }
     MmPhysicalMemoryBlock = runs;
+    MmAvailablePages = MiFreeCount;
+    MiFresh = head->Flink;
     MmHighestPhysicalPage = top - 1;
     MmLowestPhysicalPage = 1;
+}
+
+/* The next page of the free descriptors, above the first megabyte, or 0. */
+static ULONG64 TakeFresh(void) {
+    for (; MiFresh != &KiLoaderBlock->MemoryDescriptorListHead; MiFresh = MiFresh->Flink) {
+        MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)MiFresh;
+        if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount) {
+            block->PageCount--;
+            return block->BasePage++;
+        }
+    }
+    return 0;
 }
 
 ULONG64 MiAllocatePage(void) {
@@ -66,8 +81,10 @@ ULONG64 MiAllocatePage(void) {
     if (page) {
         MiFreeList = *(ULONG64 *)PFN(page << 12);
         *(ULONG64 *)PFN(page << 12) = 0;
-        MmAvailablePages = --MiFreeCount;
+    } else {
+        page = TakeFresh();
     }
+    if (page) MmAvailablePages = --MiFreeCount;
     KeReleaseSpinLock(&MiLock, old);
     if (!page) return 0;
     memset(MiDirect(page << 12), 0, PAGE_SIZE);

@@ -60,8 +60,7 @@ impl ImagePlan {
 }
 
 /// The images of a profile's guest, the kernel first.
-pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let runs = profile.runs();
+pub(crate) fn images(profile: &Profile, runs: bool) -> Vec<ImagePlan> {
     let image = |role, file: String, pdb: String, entry, folder: &str| ImagePlan {
         role,
         file,
@@ -157,7 +156,7 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
         "-c",
         "-Iinclude",
         "-Igenerated",
-        "-fdebug-compilation-dir=.",
+        "-ffile-compilation-dir=.",
     ];
     let own = format!("-I{folder}");
     flags.push(&own);

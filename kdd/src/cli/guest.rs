@@ -16,7 +16,7 @@ const DEFAULT_APPEND: &str = "console=ttyS0 cryptomgr.notests";
 /// What puts the default guest in place.
 const SET_UP: &str = "bash setup/guest-linux.sh";
 
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Default, PartialEq)]
 #[command(next_help_heading = "Guest")]
 pub(super) struct GuestArgs {
     /// A Linux kernel: a bzImage or an ELF vmlinux
@@ -111,6 +111,29 @@ impl GuestArgs {
         }
         output::print(&text)?;
         Ok(true)
+    }
+
+    /// Whether it is an NT-shaped guest.
+    pub fn is_nt(&self) -> bool {
+        self.nt.is_some()
+    }
+
+    /// The default NT-shaped guest, if set-up built one and the user named no guest and said nothing about one: it runs
+    /// beside the other default.
+    ///
+    /// # Errors
+    /// Its folder has no absolute path.
+    pub fn default_nt(&self) -> Result<Option<CreateRequest>, Failure> {
+        if *self != GuestArgs::default() || !crate::nt::is_built(crate::nt::DEFAULT_PROFILE) {
+            return Ok(None);
+        }
+        let nt = GuestArgs {
+            nt: Some(crate::nt::DEFAULT_PROFILE.into()),
+            name: Some("nt".into()),
+            ..GuestArgs::default()
+        };
+        let (gdb, kd) = (vec![ListenAddress::LOOPBACK], vec![KdAddress::LOOPBACK]);
+        nt.request(ConsoleTarget::None, gdb, kd).map(Some)
     }
 
     /// Fills in the default guest where none is named.

@@ -75,11 +75,10 @@ impl Session {
         match self.wire.receive(Duration::from_millis(100)) {
             Err(Trouble::Silent) => self.repeat(),
             Err(trouble) => Err(trouble),
-            Ok(Incoming::BreakIn) if self.sent.is_some() => Ok(()),
+            // It may come late, for a target that a reset has stopped meanwhile.
+            Ok(Incoming::BreakIn) if self.stopped => Ok(()),
             Ok(Incoming::BreakIn) => {
-                if !self.stopped {
-                    self.machine.stop(BREAKPOINT);
-                }
+                self.machine.stop(BREAKPOINT);
                 self.report()
             }
             Ok(Incoming::Damaged) => self.wire.write(&packet::control(kind::RESEND, 0)),

@@ -2,7 +2,10 @@
 
 mod client;
 mod engine;
+mod memprocfs;
 mod prompt;
+mod stub;
+mod windows;
 
 /// Bytes, written as pairs of digits.
 fn hex(text: &str) -> Vec<u8> {

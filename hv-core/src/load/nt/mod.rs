@@ -112,6 +112,16 @@ impl Places {
     }
 }
 
+/// Hyperspace, paged pool, session space, dynamic addresses, and the PFN database of Windows 7 (CodeMachine, x64 kernel
+/// address space): nothing is in them, but their tables exist, as tools that look for a root page expect.
+const REGIONS: [u64; 5] = [
+    0xffff_f700_0000_0000,
+    0xffff_f8a0_0000_0000,
+    0xffff_f900_0000_0000,
+    0xffff_f980_0000_0000,
+    0xffff_fa80_0000_0000,
+];
+
 fn slot_base(index: usize) -> u64 {
     0xffff_0000_0000_0000 | (index as u64) << 39
 }
@@ -241,7 +251,9 @@ fn map_all(
     for image in placed {
         for (n, rights) in image.image.rights.iter().enumerate() {
             let offset = n as u64 * PAGE;
-            tables.map(image.base + offset, image.physical + offset, *rights)?;
+            // Windows leaves the headers of boot images writable.
+            let rights = if n == 0 { WRITE } else { *rights };
+            tables.map(image.base + offset, image.physical + offset, rights)?;
         }
     }
     for physical in (LOADER_DATA..LOADER_DATA_END).step_by(PAGE as usize) {
@@ -265,6 +277,9 @@ fn map_all(
     // The top levels that the kernel fills itself exist from the start: every process shares them.
     tables.table(places.system_ptes, 30)?;
     tables.table(0xffff_ffff_ffc0_0000, 12)?;
+    for region in REGIONS {
+        tables.table(region, 30)?;
+    }
     Ok(())
 }
 
