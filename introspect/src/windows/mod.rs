@@ -75,6 +75,8 @@ pub struct Windows {
     build_lab: Option<String>,
     /// KUSER_SHARED_DATA at the time of recognition.
     shared: Option<SharedData>,
+    /// How far the guest's boot had come; see [`Windows::progress`].
+    progress: u32,
     report: Report,
 }
 
@@ -123,21 +125,48 @@ impl Windows {
             build: None,
             build_lab: None,
             shared: system::shared_data(&found.space).ok(),
+            progress: 0,
             report,
         };
         windows.learn(&found.space, find_pdb);
+        windows.progress = windows.progress(&found.space);
         Ok(windows)
     }
 
-    /// Whether the recognised kernel is still there: a reset or another kernel ends what is known.
+    /// Whether the recognised kernel is still there, and no more can be learned of it: a reset or another kernel ends
+    /// what is known, and one that was recognised while it booted is worth another look.
     pub fn is_still_there(&self, guest: Guest<'_>) -> bool {
         let Ok(space) = self.space(guest) else {
             return false;
         };
         // Where there is no header, finding the space has read the KdVersionBlock.
-        self.headers.is_none()
+        let same = self.headers.is_none()
             || find::check(&space, self.image.base, self.image.base)
-                .is_ok_and(|(image, _)| image == self.image)
+                .is_ok_and(|(image, _)| image == self.image);
+        same && self.progress(&space) <= self.progress
+    }
+
+    /// What of the kernel's own directories is filled: they are empty while it boots.
+    fn progress(&self, space: &space::Space<'_>) -> u32 {
+        let version = match self.find_global(Global::KdVersionBlock) {
+            Some((address, source)) => kdbg::version::read(space, &self.image, address, source).is_ok(),
+            None => {
+                let search = |headers| kdbg::version::search(space, &self.image, headers);
+                self.headers.as_ref().and_then(search).is_some()
+            }
+        };
+        let system = matches!(self.system_process(space), Ok(Some(_)));
+        let shared = system::shared_data(space).ok();
+        let filled = shared.as_ref().is_some_and(|shared| shared.version.0 != 0);
+        // Lists can't prove a layout before there is something on them: a look more when the clock ticks, and after a
+        // second of it.
+        let ticks = shared
+            .filter(|_| !self.knows_what_is_needed())
+            .map_or(0, |it| it.tick_count);
+        [version, system, filled, ticks > 0, ticks >= 64]
+            .map(u32::from)
+            .iter()
+            .sum()
     }
 
     /// The kernel's architecture.

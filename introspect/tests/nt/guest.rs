@@ -115,6 +115,12 @@ impl Nt {
         }
     }
 
+    /// At a prompt, whether or not one was shown already.
+    pub fn run_to_prompt_again(&mut self) {
+        self.input("");
+        self.run_to_prompt();
+    }
+
     pub fn input(&mut self, line: &str) {
         self.machine.console_input(0, format!("{line}\r").as_bytes());
     }

@@ -213,6 +213,38 @@ fn from_power_on_recognition_fails_or_is_right() {
 }
 
 #[test]
+fn what_was_recognised_while_it_booted_is_looked_at_again() {
+    let Some(folder) = images("win10-19041-x64") else {
+        return;
+    };
+    for strange in [false, true] {
+        let boot = Boot {
+            strange,
+            ..Boot::default()
+        };
+        let mut nt = Nt::new(&folder, boot);
+        let mut windows = None;
+        let mut looks = 0;
+        for _ in 0..2000 {
+            let known = windows.take_if(|windows: &mut Windows| !windows.is_still_there(nt.guest()));
+            if known.is_some() || windows.is_none() {
+                windows = Windows::recognise(nt.guest(), &SymbolPath::default()).ok();
+                looks += u32::from(windows.is_some());
+            }
+            nt.run(5_003);
+        }
+        let mut windows = windows.unwrap();
+        assert!((2..10).contains(&looks), "{looks} looks");
+        nt.run_to_prompt_again();
+        if !windows.is_still_there(nt.guest()) {
+            windows = recognise(&nt, &SymbolPath::default());
+        }
+        compare_with_the_guests_own_view(&mut nt, &windows);
+        check_here(&nt, &windows);
+    }
+}
+
+#[test]
 fn all_processors_are_found() {
     let Some(folder) = images("win10-19041-x64") else {
         return;

@@ -2,7 +2,7 @@
 
 use super::encoding::Key;
 use super::layout::{HEADER, KERN_BASE, OWNER_TAG, PAGE_SIZE, SIZE, TAG, is_size, u32_at, u64_at};
-use super::version::{may_be_encoded, search_data};
+use super::version::{self, may_be_encoded, search_data};
 use super::{DebuggerData, Encoding, compose};
 use crate::windows::Windows;
 use crate::windows::error::Error;
@@ -86,7 +86,11 @@ impl Windows {
         Surroundings {
             space,
             image: &self.image,
-            list_head: known(Global::KdpDebuggerDataListHead),
+            list_head: known(Global::KdpDebuggerDataListHead).or_else(|| {
+                let (address, source) = self.find_global(Global::KdVersionBlock)?;
+                let block = version::read(space, &self.image, address, source).ok()?;
+                Some(block.debugger_data_list)
+            }),
             module_list: known(Global::PsLoadedModuleList),
             keys: keys(),
         }

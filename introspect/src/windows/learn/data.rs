@@ -22,10 +22,11 @@ impl Windows {
             .and_then(|(address, source)| version::read(space, &self.image, address, source).ok());
         let by_shape = || version::search(space, &self.image, self.headers.as_ref()?);
         let Some(block) = by_symbol.or_else(by_shape) else {
-            // A symbol that leads to something else helps nobody.
-            self.globals[Global::KdVersionBlock as usize] = None;
-            self.report
-                .missing("KdVersionBlock", "neither by symbol nor by its shape");
+            // A symbol stays: what it leads to is filled while the kernel boots.
+            self.report.missing(
+                "KdVersionBlock",
+                "neither by symbol nor by its shape: not booted yet?",
+            );
             return;
         };
         self.report.found(

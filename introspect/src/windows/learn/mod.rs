@@ -49,7 +49,8 @@ impl Windows {
         }
     }
 
-    fn knows_what_is_needed(&self) -> bool {
+    /// Whether processes and threads can be listed.
+    pub(super) fn knows_what_is_needed(&self) -> bool {
         NEEDED.iter().all(|&field| self.layout.find(field).is_some())
     }
 
