@@ -29,10 +29,36 @@ void NT_IMPL(KiFreezeTargetExecution)(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exce
     }
 }
 
-/* The IPI: so far only a freeze is asked for by it. */
+/* Drops every translation, global ones too, on this processor. */
+static void FlushOwnTb(void) {
+    ULONG64 cr4 = __readcr4();
+    __writecr4(cr4 & ~(1ULL << 7));
+    __writecr4(cr4);
+}
+
+/* The same on all processors; at DISPATCH_LEVEL or below, without a lock that another one may spin for. */
+void KeFlushEntireTb(void) {
+    KIRQL old = KfRaiseIrql(DISPATCH_LEVEL);
+    ULONG n, own = KeGetCurrentProcessorNumber();
+    FlushOwnTb();
+    for (n = 0; n < MAX_PROCESSORS; n++) {
+        PROCESSOR *processor = &KiProcessors[n];
+        if (n == own || !processor->Started) continue;
+        processor->FlushRequest = TRUE;
+        HalRequestIpi(processor->ApicId, FALSE, VECTOR_IPI);
+        while (processor->FlushRequest) Pause();
+    }
+    KeLowerIrql(old);
+}
+
+/* The IPI: a flush or a freeze. */
 void KiIpiProcessRequests(PKTRAP_FRAME frame) {
     extern void KiFreezeTargetExecution(PKTRAP_FRAME, PKEXCEPTION_FRAME);
     HalEndOfInterrupt();
+    if (KiCurrentProcessor()->FlushRequest) {
+        FlushOwnTb();
+        KiCurrentProcessor()->FlushRequest = FALSE;
+    }
     if (KiCurrentProcessor()->FreezeRequest) KiFreezeTargetExecution(frame, NULL);
 }
 

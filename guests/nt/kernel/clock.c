@@ -50,10 +50,14 @@ void KeClockInterruptNotify(PKTRAP_FRAME frame) {
     PETHREAD thread = PsGetCurrentThread();
     HalEndOfInterrupt();
     processor->Ticks++;
+#ifdef HAVE_KTHREAD_KernelTime
     if (frame->SegCs & 1)
         thread->Tcb.UserTime++;
     else
         thread->Tcb.KernelTime++;
+#endif
+    (void)frame;
+    (void)thread;
     if (processor == &KiProcessors[0]) {
         KiTickCount++;
         KiInterruptTime += TIME_INCREMENT;

@@ -85,8 +85,8 @@ static void CommandPs(ULONG count, CHAR **words) {
         threads = (PLIST_ENTRY)((UCHAR *)process + EPROCESS_ThreadListHead);
         for (thread = threads->Flink; thread != threads; thread = thread->Flink) {
             PETHREAD entry = CONTAINING(thread, ETHREAD, ThreadListEntry);
-            InbvPrint("       thread %u %s ethread %p switches %u\r\n", (ULONG)(ULONG_PTR)entry->Cid.UniqueThread,
-                      states[entry->Tcb.State & 7], entry, entry->Tcb.ContextSwitches);
+            InbvPrint("       thread %u %s ethread %p\r\n", (ULONG)(ULONG_PTR)entry->Cid.UniqueThread,
+                      states[entry->Tcb.State & 7], entry);
         }
     }
 }
@@ -143,30 +143,23 @@ static void CommandInt3(ULONG count, CHAR **words) {
     __asm__ volatile("int3");
 }
 
-static ULONG SystemCalls(void) {
-    ULONG n, calls = 0;
-    for (n = 0; n < MAX_PROCESSORS; n++)
-        if (KiProcessors[n].Started) calls += KiProcessors[n].Prcb->KeSystemCalls;
-    return calls;
-}
-
 /* All processes that wait for the event do a round. */
 static void CommandUser(ULONG count, CHAR **words) {
-    ULONG calls = SystemCalls();
+    ULONG calls = KiSystemCalls;
     ULONG64 faults = MmPageFaults;
     (void)count;
     (void)words;
     KeSetEvent(&PspUserEvent);
     PspUserEvent.Header.SignalState = 0;
     KeDelayExecutionThread(3000000);
-    InbvPrint("%u system calls, %I64u page faults\r\n", SystemCalls() - calls, MmPageFaults - faults);
+    InbvPrint("%u system calls, %I64u page faults\r\n", KiSystemCalls - calls, MmPageFaults - faults);
 }
 
 static void CommandStat(ULONG count, CHAR **words) {
     (void)count;
     (void)words;
     InbvPrint("clock ticks %I64u\r\ncontext switches %I64u\r\nsystem calls %u\r\npage faults %I64u\r\nprocessors %u\r\n", KiTickCount,
-              KiContextSwitches, SystemCalls(), MmPageFaults, KeNumberProcessors);
+              KiContextSwitches, KiSystemCalls, MmPageFaults, KeNumberProcessors);
 }
 
 static void CommandSum(ULONG count, CHAR **words) {

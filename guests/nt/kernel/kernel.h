@@ -63,6 +63,7 @@ typedef struct _PROCESSOR {
     volatile BOOLEAN Started;
     volatile BOOLEAN QuantumEnd;
     volatile BOOLEAN FreezeRequest;
+    volatile BOOLEAN FlushRequest;
     ULONG64 Ticks;
 } PROCESSOR;
 extern PROCESSOR KiProcessors[MAX_PROCESSORS];
@@ -162,6 +163,7 @@ extern EPROCESS *PsSystemProcess;
 void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
 NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+void PspLinkThread(PETHREAD thread, PEPROCESS process);
 void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
 NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
@@ -174,6 +176,7 @@ PVOID PspAllocateId(PVOID object);
 #define USER_STACK_SIZE 0x100000ULL
 #define USER_TOP 0x7FFFFFFF0000ULL
 extern KEVENT PspUserEvent;
+extern ULONG KiSystemCalls;
 void KiServiceExitToUser(PKTRAP_FRAME frame);
 
 /* module.c */
@@ -206,6 +209,7 @@ void KdpInitializePrint(void);
 /* bugcheck.c */
 void KeBugCheckEx(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4);
 void KeBugCheck2(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, ULONG_PTR p4, PKTRAP_FRAME frame);
+void KeFlushEntireTb(void);
 void KiIpiProcessRequests(PKTRAP_FRAME frame);
 void KiFreezeTargetExecution(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exception);
 
@@ -227,7 +231,12 @@ extern ULONG64 KiGuardRounds, KiGuardChanges;
 
 /* smp.c */
 void KeStartAllProcessors(void);
-BOOLEAN KvasInitialize(void);
+void KiAllocateIstStacks(ULONG number);
+
+/* shadow.c */
+BOOLEAN KvasWanted(void);
+void KvasInitialize(void);
+void KvasShareProcessor(ULONG number);
 ULONG64 KvasCreateUserRoot(ULONG64 root);
 
 /* The HAL. */

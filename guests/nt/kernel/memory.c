@@ -2,7 +2,7 @@
 #include "kernel.h"
 
 static KSPIN_LOCK MiLock;
-/* Free pages: a list through the PFN database's first word, 0 at the end (page 0 is never free). */
+/* The number of the first free page; 0 ends the list, as page 0 is never free. */
 static ULONG64 MiFreeList, MiFreeCount;
 static ULONG64 MiNextSystemPte;
 /* Runs of system pages that were given back, by size. */
@@ -13,7 +13,9 @@ typedef struct _FREE_RUN {
 } FREE_RUN;
 static FREE_RUN *MiFreeRuns;
 
-#define PFN(physical) (&MmPfnDatabase[(physical) >> 12])
+/* MMPFN: 30 bytes on every x64 kernel. While a page is free its first word is the next free page's number. */
+typedef struct _MI_PFN { ULONG64 Words[6]; } MI_PFN;
+#define PFN(physical) (&((MI_PFN *)MmPfnDatabase)[(physical) >> 12])
 
 /* The MMPFN array, in the first free memory that is large enough, and the free list. */
 static void InitializePfnDatabase(void) {
@@ -25,7 +27,7 @@ static void InitializePfnDatabase(void) {
         if (block->BasePage + block->PageCount > top) top = block->BasePage + block->PageCount;
         MmNumberOfPhysicalPages += block->PageCount;
     }
-    size = (top * sizeof(MMPFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
+    size = (top * sizeof(MI_PFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount >= size && !base) {
@@ -162,12 +164,13 @@ void MiFreeSystemPages(void *base, ULONG count) {
     FREE_RUN *run = ExAllocatePoolWithTag(0, sizeof *run, 'nuRF');
     KIRQL old;
     ULONG n;
+    /* First nobody may reach the pages any more, then they are free. */
+    for (n = 0; n < count; n++) *MiPteAddress((ULONG64)base + n * PAGE_SIZE) &= ~PTE_VALID;
+    KeFlushEntireTb();
     for (n = 0; n < count; n++) {
-        ULONG64 address = (ULONG64)base + n * PAGE_SIZE, *pte = Entry(KiLoader->DirectoryTable, address, 12, FALSE);
-        if (!pte || !(*pte & PTE_VALID)) continue;
+        ULONG64 *pte = MiPteAddress((ULONG64)base + n * PAGE_SIZE);
         MiFreePage(*pte & PTE_FRAME);
         *pte = 0;
-        InvalidatePage((void *)address);
     }
     if (!run) return;
     run->Base = (ULONG64)base;
@@ -209,7 +212,9 @@ ULONG64 MiCreateAddressSpace(void) {
 
 void MmInitSystem(void) {
     MiNextSystemPte = KiLoader->SystemPtes;
+#ifdef HAVE_SYMBOL_MmPteBase
     MmPteBase = KiLoader->PteBase;
+#endif
     MmSystemRangeStart = (PVOID)SYSTEM_RANGE_START;
     MmHighestUserAddress = (PVOID)0x7FFFFFFEFFFF;
     MmUserProbeAddress = 0x7FFFFFFF0000;

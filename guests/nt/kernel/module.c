@@ -155,11 +155,10 @@ static void Protect(UCHAR *image) {
             if (flags & 0x80000000) entry |= PTE_WRITE;
             if (!(flags & 0x20000000)) entry |= PTE_NX;
             *pte = entry;
-            InvalidatePage((void *)at);
         }
     }
     *MiPteAddress((ULONG64)image) &= ~PTE_WRITE;
-    InvalidatePage(image);
+    KeFlushEntireTb();
 }
 
 static NTSTATUS CallDriver(PKLDR_DATA_TABLE_ENTRY entry) {

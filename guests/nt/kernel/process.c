@@ -45,13 +45,6 @@ PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent) {
     InitializeProcess(process, name, root);
     process->UniqueProcessId = PspAllocateId(process);
     if (parent) process->InheritedFromUniqueProcessId = parent->UniqueProcessId;
-#if KVA_SHADOW
-    if (KiKvaShadow && PsSystemProcess) {
-        Pcb(process)->UserDirectoryTableBase = KvasCreateUserRoot(root);
-    } else {
-        Pcb(process)->AddressPolicy = 1;
-    }
-#endif
     old = KeAcquireSpinLockRaiseToDpc(&PspLock);
     InsertTailList(&PsActiveProcessHead, (PLIST_ENTRY)&process->ActiveProcessLinks);
     KeReleaseSpinLock(&PspLock, old);
@@ -73,7 +66,7 @@ void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, 
     tcb->BasePriority = 8;
 }
 
-static void LinkThread(PETHREAD thread, PEPROCESS process) {
+void PspLinkThread(PETHREAD thread, PEPROCESS process) {
     KIRQL old = KeAcquireSpinLockRaiseToDpc(&PspLock);
     InsertTailList(ProcessThreads(process), (PLIST_ENTRY)&thread->ThreadListEntry);
     InsertTailList((PLIST_ENTRY)&Pcb(process)->ThreadListHead, (PLIST_ENTRY)((UCHAR *)thread + KTHREAD_ThreadListEntry));
@@ -114,7 +107,7 @@ NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(
     frame[6] = 0;
     frame[7] = (ULONG64)KiStartSystemThread;
     thread->Tcb.KernelStack = frame;
-    LinkThread(thread, process);
+    PspLinkThread(thread, process);
     if (out) *out = thread;
     old = KeAcquireSpinLockRaiseToDpc(&KiDispatcherLock);
     KiReadyThread(thread);
@@ -127,7 +120,9 @@ NTSTATUS PsTerminateSystemThread(NTSTATUS status) {
     PETHREAD thread = PsGetCurrentThread();
     PEPROCESS process = (PEPROCESS)((UCHAR *)thread->Tcb.Process - EPROCESS_Pcb);
     KIRQL old = KeAcquireSpinLockRaiseToDpc(&PspLock);
+#ifdef HAVE_ETHREAD_ExitStatus
     thread->ExitStatus = status;
+#endif
     RemoveEntryList((PLIST_ENTRY)&thread->ThreadListEntry);
     RemoveEntryList((PLIST_ENTRY)((UCHAR *)thread + KTHREAD_ThreadListEntry));
     process->ActiveThreads--;
@@ -145,7 +140,7 @@ void PsInitSystem(void) {
     InitializeProcess(&KiInitialProcess, "Idle", KiLoader->DirectoryTable);
     PsIdleProcess = &KiInitialProcess;
     PspCidTable = PspIds;
-    LinkThread(&KiInitialThread, &KiInitialProcess);
+    PspLinkThread(&KiInitialThread, &KiInitialProcess);
     PsSystemProcess = PspCreateProcess("System", NULL);
     PsInitialSystemProcess = (PVOID)PsSystemProcess;
 }

@@ -9,8 +9,34 @@ extern UCHAR KiDivideErrorFault[], KiDebugTrapOrFault[], KiNmiInterrupt[], KiBre
     KiRaiseAssertion[], KiDebugServiceTrap[], KiDpcInterrupt[], KiSerialInterrupt[], KiClockInterrupt[], KiIpiInterrupt[],
     KiUnexpectedInterrupt[], KiSystemCall64[], KiSystemCall32[];
 #if KVA_SHADOW
-extern UCHAR KiSystemCall64Shadow[], KiSystemCall32Shadow[];
-extern void KiSetShadowIdt(UCHAR *idt);
+/* Where a profile has no symbol of the name, the entry itself is meant. */
+#ifndef HAVE_SYMBOL_KiDivideErrorFaultShadow
+#define KiDivideErrorFaultShadow NT_IMPL(KiDivideErrorFaultShadow)
+#endif
+#ifndef HAVE_SYMBOL_KiDebugTrapOrFaultShadow
+#define KiDebugTrapOrFaultShadow NT_IMPL(KiDebugTrapOrFaultShadow)
+#endif
+#ifndef HAVE_SYMBOL_KiBreakpointTrapShadow
+#define KiBreakpointTrapShadow NT_IMPL(KiBreakpointTrapShadow)
+#endif
+#ifndef HAVE_SYMBOL_KiPageFaultShadow
+#define KiPageFaultShadow NT_IMPL(KiPageFaultShadow)
+#endif
+#ifndef HAVE_SYMBOL_KiSystemCall64Shadow
+#define KiSystemCall64Shadow NT_IMPL(KiSystemCall64Shadow)
+#endif
+#ifndef HAVE_SYMBOL_KiSystemCall32Shadow
+#define KiSystemCall32Shadow NT_IMPL(KiSystemCall32Shadow)
+#endif
+extern UCHAR KiDivideErrorFaultShadow[], KiDebugTrapOrFaultShadow[], KiBreakpointTrapShadow[], KiOverflowTrapShadow[],
+    KiBoundFaultShadow[], KiInvalidOpcodeFaultShadow[], KiNpxNotAvailableFaultShadow[], KiInvalidTssFaultShadow[],
+    KiSegmentNotPresentFaultShadow[], KiStackFaultShadow[], KiGeneralProtectionFaultShadow[], KiPageFaultShadow[],
+    KiFloatingErrorFaultShadow[], KiAlignmentFaultShadow[], KiXmmExceptionShadow[], KiRaiseAssertionShadow[],
+    KiDebugServiceTrapShadow[], KiDpcInterruptShadow[], KiSerialInterruptShadow[], KiClockInterruptShadow[],
+    KiIpiInterruptShadow[], KiUnexpectedInterruptShadow[], KiSystemCall64Shadow[], KiSystemCall32Shadow[];
+#define ENTRY(name) (KiKvaShadow ? name##Shadow : name)
+#else
+#define ENTRY(name) name
 #endif
 
 typedef struct _VECTOR {
@@ -32,33 +58,33 @@ static void SetGate(UCHAR *idt, VECTOR vector) {
 
 void KiInitializeIdt(UCHAR *idt) {
     VECTOR vectors[] = {
-        {0, 0, 0, KiDivideErrorFault},
-        {1, 0, 0, KiDebugTrapOrFault},
+        {0, 0, 0, ENTRY(KiDivideErrorFault)},
+        {1, 0, 0, ENTRY(KiDebugTrapOrFault)},
         {2, 3, 0, KiNmiInterrupt},
-        {3, 0, 3, KiBreakpointTrap},
-        {4, 0, 3, KiOverflowTrap},
-        {5, 0, 0, KiBoundFault},
-        {6, 0, 0, KiInvalidOpcodeFault},
-        {7, 0, 0, KiNpxNotAvailableFault},
+        {3, 0, 3, ENTRY(KiBreakpointTrap)},
+        {4, 0, 3, ENTRY(KiOverflowTrap)},
+        {5, 0, 0, ENTRY(KiBoundFault)},
+        {6, 0, 0, ENTRY(KiInvalidOpcodeFault)},
+        {7, 0, 0, ENTRY(KiNpxNotAvailableFault)},
         {8, 1, 0, KiDoubleFaultAbort},
-        {10, 0, 0, KiInvalidTssFault},
-        {11, 0, 0, KiSegmentNotPresentFault},
-        {12, 0, 0, KiStackFault},
-        {13, 0, 0, KiGeneralProtectionFault},
-        {14, 0, 0, KiPageFault},
-        {16, 0, 0, KiFloatingErrorFault},
-        {17, 0, 0, KiAlignmentFault},
+        {10, 0, 0, ENTRY(KiInvalidTssFault)},
+        {11, 0, 0, ENTRY(KiSegmentNotPresentFault)},
+        {12, 0, 0, ENTRY(KiStackFault)},
+        {13, 0, 0, ENTRY(KiGeneralProtectionFault)},
+        {14, 0, 0, ENTRY(KiPageFault)},
+        {16, 0, 0, ENTRY(KiFloatingErrorFault)},
+        {17, 0, 0, ENTRY(KiAlignmentFault)},
         {18, 2, 0, KiMcheckAbort},
-        {19, 0, 0, KiXmmException},
-        {0x2c, 0, 3, KiRaiseAssertion},
-        {0x2d, 0, 3, KiDebugServiceTrap},
-        {VECTOR_DISPATCH, 0, 0, KiDpcInterrupt},
-        {VECTOR_SERIAL, 0, 0, KiSerialInterrupt},
-        {VECTOR_CLOCK, 0, 0, KiClockInterrupt},
-        {VECTOR_IPI, 0, 0, KiIpiInterrupt},
+        {19, 0, 0, ENTRY(KiXmmException)},
+        {0x2c, 0, 3, ENTRY(KiRaiseAssertion)},
+        {0x2d, 0, 3, ENTRY(KiDebugServiceTrap)},
+        {VECTOR_DISPATCH, 0, 0, ENTRY(KiDpcInterrupt)},
+        {VECTOR_SERIAL, 0, 0, ENTRY(KiSerialInterrupt)},
+        {VECTOR_CLOCK, 0, 0, ENTRY(KiClockInterrupt)},
+        {VECTOR_IPI, 0, 0, ENTRY(KiIpiInterrupt)},
     };
     ULONG n;
-    for (n = 0x20; n < 0x100; n++) SetGate(idt, (VECTOR){(UCHAR)n, 0, 0, KiUnexpectedInterrupt});
+    for (n = 0x20; n < 0x100; n++) SetGate(idt, (VECTOR){(UCHAR)n, 0, 0, ENTRY(KiUnexpectedInterrupt)});
     for (n = 0; n < sizeof vectors / sizeof *vectors; n++) SetGate(idt, vectors[n]);
 }
 

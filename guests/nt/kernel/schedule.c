@@ -88,7 +88,9 @@ void KiSwapThread(void) {
     next->Tcb.Running = 1;
     old->Tcb.Running = 0;
 #endif
+#ifdef HAVE_KTHREAD_ContextSwitches
     next->Tcb.ContextSwitches++;
+#endif
     prcb->CurrentThread = (PVOID)next;
     KiProcessors[prcb->Number].QuantumEnd = FALSE;
     KiContextSwitches++;

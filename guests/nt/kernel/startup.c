@@ -29,18 +29,19 @@ BOOLEAN KiLoaderOption(const CHAR *name) {
 static void KiInitializeKernel(void) {
     PKPCR pcr = (PKPCR)KiLoader->Pcr;
 #if KPCR_IN_IMAGE
-    extern UCHAR KiInitialPCR[];
-    pcr = (PKPCR)KiInitialPCR;
+    pcr = (PKPCR)&KiInitialPCR;
 #endif
     PspInitializeThread(&KiInitialThread, &KiInitialProcess, (UCHAR *)KiLoaderBlock->KernelStack,
                         KiLoaderBlock->KernelStackSize);
     KiInitialThread.Tcb.State = Running;
     *(ULONG64 *)((UCHAR *)&KiInitialProcess + EPROCESS_Pcb + KPROCESS_DirectoryTableBase) = KiLoader->DirectoryTable;
 #if KVA_SHADOW
-    KiKvaShadow = KvasInitialize();
+    KiKvaShadow = KvasWanted();
+#ifdef HAVE_SYMBOL_KiKvaShadowMode
+    KiKvaShadowMode = KiKvaShadow;
+#endif
 #endif
     KiInitializeProcessor(0, pcr, KiLoader->Idt, &KiInitialThread);
-    KiProcessors[0].Started = TRUE;
 }
 
 void KiSystemStartup(PLOADER_PARAMETER_BLOCK block) {
@@ -63,6 +64,7 @@ void KiSystemStartup(PLOADER_PARAMETER_BLOCK block) {
     KiInitializeUserSharedData();
     KdInitSystem();
     PsInitSystem();
+    KiProcessors[0].Started = TRUE;
     PsCreateSystemThread(NULL, PsSystemProcess, Phase1Initialization, NULL);
     KiInitializeClock();
     KeLowerIrql(PASSIVE_LEVEL);

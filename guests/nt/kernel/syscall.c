@@ -103,4 +103,5 @@ PVOID KiServiceRoutines[] = {
     NtYieldExecution,      NtQuerySystemTime,       NtDelayExecution,          NtCreateFile,       NtWriteFile,
     NtWaitForSingleObject, NtAllocateVirtualMemory, NtQueryInformationProcess, NtTerminateProcess, NtClose,
 };
+ULONG KiSystemCalls;
 ULONG KiServiceLimit = sizeof KiServiceRoutines / sizeof *KiServiceRoutines;

@@ -280,7 +280,10 @@ KiSystemServiceUser:
 #ifdef HAVE_KTHREAD_SystemCallNumber
     mov [rbx + KTHREAD_SystemCallNumber], eax
 #endif
+#ifdef HAVE_KPRCB_KeSystemCalls
     inc dword ptr gs:[PRCB(KeSystemCalls)]
+#endif
+    lock inc dword ptr [rip + KiSystemCalls]
     sti
     cmp eax, dword ptr [rip + KiServiceLimit]
     jae 2f

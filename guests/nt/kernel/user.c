@@ -142,6 +142,10 @@ NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argume
     teb->ProcessEnvironmentBlock = (PVOID)area;
     process->Peb = (PVOID)area;
     process->SectionBaseAddress = (PVOID)base;
+#if KVA_SHADOW
+    if (KiKvaShadow)
+        *(ULONG64 *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_UserDirectoryTableBase) = KvasCreateUserRoot(root);
+#endif
     if (out) *out = process;
     thread = NULL;
     return PsCreateSystemThread(&thread, process, PspUserThreadStartup, start);

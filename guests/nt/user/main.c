@@ -46,6 +46,13 @@ static ULONG64 TouchMemory(ULONG64 pages) {
     return sum;
 }
 
+/* Long enough for clock interrupts to come while ring 3 runs. */
+__attribute__((noinline)) static ULONG64 Work(ULONG64 seed) {
+    ULONG64 n, sum = seed;
+    for (n = 0; n < 700000; n++) sum = (sum << 5 | sum >> 59) ^ n;
+    return sum;
+}
+
 static void Round(ULONG64 argument) {
     static const CHAR name[] = "\\Device\\Console";
     static const CHAR text[] = "ring 3 was here\n";
@@ -60,6 +67,7 @@ static void Round(ULONG64 argument) {
     if (e < 2.718281 || e > 2.718282) Failures++;
     if (TouchMemory(8 + argument) != (8 + argument) * (7 + argument) / 2) Failures++;
     if (!SYSTEM_TIME) Failures++;
+    if (Work(argument) != Work(argument)) Failures++;
     /* A pointer into the kernel must not be taken. */
     if (NtQuerySystemTime((ULONG64 *)0xFFFFF78000000014ULL) != STATUS_ACCESS_VIOLATION) Failures++;
     if (Failures) NtTerminateProcess(CURRENT_PROCESS, STATUS_UNSUCCESSFUL);

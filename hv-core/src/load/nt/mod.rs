@@ -358,3 +358,6 @@ fn enter_x86(places: &Places, registers: &mut Registers) {
     registers.efer = efer::NXE;
     registers.gpr[gpr::RSP] = places.loader_address(block::X86_ENTRY_STACK);
 }
+
+#[cfg(test)]
+mod tests;
