@@ -20,7 +20,7 @@ typedef void VOID;
 typedef void *PVOID;
 typedef char CHAR;
 typedef unsigned short WCHAR;
-typedef UINT8 UCHAR, BOOLEAN, KIRQL;
+typedef UINT8 UCHAR, BOOLEAN;
 typedef UINT16 USHORT;
 typedef unsigned long ULONG;
 typedef long LONG;
@@ -29,8 +29,6 @@ typedef INT64 LONG64, LONGLONG;
 typedef __UINTPTR_TYPE__ UINT_PTR, ULONG_PTR, SIZE_T;
 typedef __INTPTR_TYPE__ INT_PTR, LONG_PTR;
 typedef LONG NTSTATUS;
-#define NTAPI __stdcall
-#define FASTCALL __fastcall
 #define NT_IMPL(name) name##_impl
 "#;
 
@@ -99,8 +97,14 @@ fn constants(text: &mut String, profile: &Profile) {
         ("NT_REVISION", profile.revision().to_string()),
         ("NT_BUILD_LAB", format!("\"{}\"", profile.build_lab())),
         ("NT_CSD_VERSION", format!("{:#x}", profile.csd_version())),
-        ("NT_X64", flag(profile.arch == Arch::X64)),
-        ("NT_X86", flag(profile.arch == Arch::X86)),
+        (
+            if profile.arch == Arch::X64 {
+                "NT_X64"
+            } else {
+                "NT_X86"
+            },
+            "1".to_owned(),
+        ),
         ("NT_PAE", "1".to_owned()),
         ("KDBG_SIZE", format!("{:#x}", profile.kdbg_size())),
         ("KDBG_ENCODED", flag(profile.kdbg_encoded())),

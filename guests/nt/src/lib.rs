@@ -6,12 +6,25 @@
 //!  kernel/ hal/ drivers/ user/ (C and assembly) ──────────────┴──► images and PDBs ──► finish: GUID, checksums
 //! ```
 
+mod builder;
+mod bytes;
+mod coff;
 pub mod header;
+mod images;
+mod msf;
+mod pe;
+mod place;
 pub mod profile;
 mod symbols;
+mod toolchain;
 mod types;
 
+pub use builder::{Built, ImageEntry, Manifest, build};
+pub use images::Role;
 pub use profile::{Arch, DEFAULT_PROFILE, Profile};
+pub use toolchain::versions;
+
+use std::path::{Path, PathBuf};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -32,4 +45,43 @@ pub enum NtError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A tool that isn't installed.
+    #[error("{tool} isn't installed: {hint}")]
+    NoTool {
+        /// Its name.
+        tool: String,
+        /// What installs it.
+        hint: &'static str,
+    },
+    /// A tool that failed.
+    #[error("{tool} failed:\n{output}")]
+    Tool {
+        /// Its name.
+        tool: String,
+        /// What it printed.
+        output: String,
+    },
+    /// A file that the tools left isn't as expected.
+    #[error("{file} {problem}")]
+    Broken {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file that can't be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+impl NtError {
+    fn io(path: &Path) -> impl FnOnce(std::io::Error) -> NtError {
+        let path = path.to_owned();
+        move |error| NtError::Io { path, error }
+    }
 }

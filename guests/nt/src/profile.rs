@@ -3,6 +3,7 @@
 use crate::NtError;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The profiles that come with the project: name and JSON.
 const BUILT_IN: &[(&str, &str)] = &[
@@ -32,6 +33,8 @@ const BUILT_IN: &[(&str, &str)] = &[
 /// The profile that is meant when none is named.
 pub const DEFAULT_PROFILE: &str = "win10-19041-x64";
 
+/// A profile's file has at most this many bytes.
+const FILE_MAX: u64 = 4 << 20;
 /// Structures have at most this many bytes; symbols lie at most this far from the image's base.
 const STRUCT_MAX: u32 = 0x4_0000;
 pub(crate) const RVA_MAX: u32 = 0x400_0000;
@@ -133,6 +136,46 @@ impl Profile {
             });
         };
         Self::parse(name, json)
+    }
+
+    /// A built-in profile by name, or one from a JSON file by path.
+    ///
+    /// # Errors
+    ///
+    /// When there is neither, or the file isn't a profile.
+    pub fn load(name: &str) -> Result<Profile, NtError> {
+        let path = Path::new(name);
+        if !name.contains('/') && path.extension().is_none_or(|ending| ending != "json") {
+            return Self::built_in(name);
+        }
+        let length = std::fs::metadata(path).map_err(NtError::io(path))?.len();
+        let stem = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or("profile");
+        if length > FILE_MAX {
+            let problem = format!("the file has {length} bytes; a profile has {FILE_MAX} at most");
+            return Err(NtError::Profile {
+                name: stem.to_owned(),
+                problem,
+            });
+        }
+        let profile = Self::parse(stem, &std::fs::read_to_string(path).map_err(NtError::io(path))?)?;
+        profile.check_identity()?;
+        Ok(profile)
+    }
+
+    /// A real kernel's identity is for that kernel's layout alone: who reads it takes the rest from the PDB's name.
+    fn check_identity(&self) -> Result<(), NtError> {
+        for name in Self::names() {
+            let known = Self::built_in(name)?;
+            if known.guid() == self.guid() && (known.structs != self.structs || known.rvas != self.rvas) {
+                return Err(self.error(format!(
+                    "guid is that of {name}, but the layout isn't: leave it out, and the profile gets one of its own"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// A profile from JSON text.
