@@ -85,7 +85,7 @@ BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEX
     if (service < BREAKPOINT_PRINT || service > BREAKPOINT_COMMAND_STRING) return FALSE;
     /* Over the int 3 that follows every int 2d. */
     context->Rip++;
-    context->Rax = service == BREAKPOINT_PRINT ? (ULONG64)(ULONG)STATUS_DEVICE_NOT_CONNECTED : 0;
+    context->Rax = service == BREAKPOINT_PRINT ? (ULONG_PTR)(ULONG)STATUS_DEVICE_NOT_CONNECTED : 0;
     return TRUE;
 }
 

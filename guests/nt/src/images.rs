@@ -1,6 +1,10 @@
 //! The images of the guest: which sources each is made of, and how they are compiled.
 
 use crate::profile::{Arch, Profile};
+use std::collections::BTreeMap;
+
+/// The folder, within an image's, of what is x86's own.
+const X86_FOLDER: &str = "x86";
 
 /// Every source file: path and content.
 pub(crate) const SOURCES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
@@ -47,17 +51,29 @@ impl ImagePlan {
     }
 }
 
+/// The sources in a folder. On x86 those in its folder `x86` come too; each takes the place of one of the same name.
+fn sources_of(folder: &str, arch: Arch) -> Vec<&'static str> {
+    let names = SOURCES.iter().map(|(name, _)| *name);
+    let sources: BTreeMap<&str, &'static str> = names
+        .filter(|name| name.ends_with(".c") || name.ends_with(".S"))
+        .filter_map(|name| Some((name.strip_prefix(folder)?, name)))
+        .filter(|(rest, _)| !rest.contains('/'))
+        .collect();
+    if arch == Arch::X64 {
+        return sources.into_values().collect();
+    }
+    let mut all = sources;
+    all.extend(
+        sources_of(&format!("{folder}{X86_FOLDER}/"), Arch::X64)
+            .into_iter()
+            .map(|name| (name.rsplit('/').next().unwrap_or(name), name)),
+    );
+    all.into_values().collect()
+}
+
 /// The images of a profile's guest, the kernel first.
 pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let compiled = |name: &str| name.ends_with(".c") || name.ends_with(".S");
-    let of = |folder: &str| -> Vec<&'static str> {
-        let inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| !rest.contains('/'));
-        SOURCES
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| compiled(name) && inside(name))
-            .collect()
-    };
+    let of = |folder: &str| sources_of(folder, profile.arch);
     let mut images = vec![ImagePlan {
         role: Role::Kernel,
         file: "ntoskrnl.exe".to_owned(),
@@ -112,6 +128,11 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
     ];
     let own = format!("-I{folder}");
     flags.push(&own);
+    // x86's files see what all of the image see.
+    let shared = folder
+        .strip_suffix(X86_FOLDER)
+        .map(|folder| format!("-I{folder}"));
+    flags.extend(shared.as_deref());
     match role {
         Role::Kernel => flags.push("-DNTOS_BUILD"),
         Role::Hal => flags.push("-DHAL_BUILD"),
