@@ -1,5 +1,5 @@
 //! Boots an NT-shaped guest on the bare machine: `nt FOLDER`, where FOLDER holds `ntoskrnl.exe`, `hal.dll`, and what
-//! of `boot-*.sys` (boot drivers), `*.sys` and `*.exe` (files kept in memory) there is. Its console is printed; what
+//! of `bootdrv.sys` (a boot driver), `*.sys` and `*.exe` (files kept in memory) there is. Its console is printed; what
 //! is typed comes from `INPUT`, one line after each prompt. It ends after the last line's prompt.
 //!
 //! Environment: `VCPUS`, `MEMORY` (MiB), `SEED`, `OPTIONS`, `LIMIT` (ticks), `PTE_BASE=fixed`, `ALIGN=4k`.
@@ -39,8 +39,8 @@ fn boot_files(folder: &Path) -> std::io::Result<NtBoot> {
     let mut files = Vec::new();
     for name in &names {
         let driver = |name: &str| format!("\\SystemRoot\\System32\\drivers\\{name}");
-        if let Some(short) = name.strip_prefix("boot-").filter(|name| name.ends_with(".sys")) {
-            images.push(read(folder, name, &driver(short))?);
+        if name == "bootdrv.sys" {
+            images.push(read(folder, name, &driver(name))?);
         } else if name.ends_with(".sys") {
             files.push(read(folder, name, &driver(name))?);
         } else if name.ends_with(".exe") && name != "ntoskrnl.exe" {

@@ -5,6 +5,9 @@
 #include "loader.h"
 #include <stdarg.h>
 
+/* For drivers too. */
+#define NTKERNELAPI __declspec(dllexport)
+
 #define PAGE_SIZE ((ULONG_PTR)0x1000)
 #define MAX_PROCESSORS 8
 #define KERNEL_STACK_SIZE 0x6000
@@ -132,10 +135,10 @@ void KiSwapContext(PETHREAD old, PETHREAD new_thread);
 void KiIdleLoop(void);
 
 /* wait.c */
-void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
-LONG KeSetEvent(PKEVENT event);
-NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
-NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
+NTKERNELAPI void KeInitializeEvent(PKEVENT event, BOOLEAN synchronization, BOOLEAN state);
+NTKERNELAPI LONG KeSetEvent(PKEVENT event);
+NTKERNELAPI NTSTATUS KeWaitForSingleObject(PKEVENT event, UCHAR reason, INT64 timeout);
+NTKERNELAPI NTSTATUS KeDelayExecutionThread(ULONG64 hundred_ns);
 void KiExpireTimers(void);
 void KiSignalFromInterrupt(PKEVENT event);
 
@@ -181,18 +184,18 @@ ULONG64 MiCreateAddressSpace(void);
 BOOLEAN MmIsAddressValid(const void *address);
 
 /* pool.c */
-void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
-void ExFreePoolWithTag(void *block, ULONG tag);
+NTKERNELAPI void *ExAllocatePoolWithTag(ULONG type, ULONG_PTR size, ULONG tag);
+NTKERNELAPI void ExFreePoolWithTag(void *block, ULONG tag);
 
 /* process.c, thread.c */
 extern EPROCESS *PsSystemProcess;
 void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
-NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
+NTKERNELAPI NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
 void PspLinkThread(PETHREAD thread, PEPROCESS process);
 void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG_PTR stack_size);
 void KiInitializeFloatingPoint(PVOID initial_stack);
-NTSTATUS PsTerminateSystemThread(NTSTATUS status);
+NTKERNELAPI NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
 PVOID PspAllocateId(PVOID object);
 
