@@ -35,8 +35,9 @@ pub(super) const X86_TSS: u16 = 0x28;
 pub(super) const X86_PCR: u16 = 0x30;
 /// A TSS with Windows' I/O permission maps.
 pub(super) const X86_TSS_LIMIT: u32 = 0x20ab;
-/// Where the kernel's return address would be, and the block's address behind it.
-pub(super) const X86_ENTRY_STACK: u64 = STACK_END - 0x14;
+/// Where the kernel's return address would be, and the block's address behind it. Above is what a thread keeps at the
+/// end of its stack: its floating-point registers (the kernel's STACK_CONTROL_SIZE), and V86_SIZE.
+pub(super) const X86_ENTRY_STACK: u64 = STACK_END - 0x274;
 
 pub(super) fn gdt_limit(arch: Arch) -> u16 {
     match arch {
