@@ -36,7 +36,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             collect(&path, files);
         } else if path
             .extension()
-            .is_some_and(|ending| ["c", "h", "S", "inc"].iter().any(|known| ending == *known))
+            .is_some_and(|ending| ["c", "h", "S", "inc", "def"].iter().any(|known| ending == *known))
         {
             files.push(path);
         }

@@ -2,7 +2,8 @@
 //! of `bootdrv.sys` (a boot driver), `*.sys` and `*.exe` (files kept in memory) there is. Its console is printed; what
 //! is typed comes from `INPUT`, one line after each prompt. It ends after the last line's prompt.
 //!
-//! Environment: `VCPUS`, `MEMORY` (MiB), `SEED`, `OPTIONS`, `LIMIT` (ticks), `PTE_BASE=fixed`, `ALIGN=4k`.
+//! Environment: `VCPUS`, `MEMORY` (MiB), `SEED`, `OPTIONS`, `LIMIT` (ticks), `PTE_BASE=fixed`, `ALIGN=4k`;
+//! `DUMP` names a file for the RAM below 3 GiB as it is at the end.
 
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
@@ -115,6 +116,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             r.cpl(),
             r.activity
         );
+    }
+    if let Ok(path) = std::env::var("DUMP") {
+        let mut ram = vec![0; (number("MEMORY", 128).min(3072) << 20) as usize];
+        for (n, page) in ram.chunks_mut(0x1000).enumerate() {
+            machine.read_physical(hv_core::GuestPhysAddr(n as u64 * 0x1000), page);
+        }
+        std::fs::write(path, ram)?;
     }
     println!(
         "-- {} ticks, {} retired, {:.2} s, {} MiB touched",

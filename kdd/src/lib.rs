@@ -30,6 +30,7 @@ pub mod cli;
 pub mod console;
 pub mod control;
 mod failure;
+pub mod nt;
 pub mod parse;
 pub mod serve;
 

@@ -119,6 +119,10 @@ impl Bench {
                     Guest::Restore { .. } => Guest::Restore {
                         path: self.state.clone(),
                     },
+                    Guest::Nt(mut nt) => {
+                        nt.folder = self.state.clone();
+                        Guest::Nt(nt)
+                    }
                     Guest::Linux(mut linux) => {
                         linux.kernel = self.kernel.clone();
                         linux.initrd = linux.initrd.map(|_| self.kernel.clone());

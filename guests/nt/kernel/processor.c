@@ -192,7 +192,7 @@ void KiInitializeProcessor(ULONG number, PKPCR pcr, UCHAR *area, PETHREAD idle) 
     pcr->MajorVersion = 1;
     pcr->MinorVersion = 1;
 
-    prcb->MxCsr = 0x1f80;
+    *(ULONG *)prcb = 0x1f80; /* MxCsr, the first field everywhere */
     prcb->Number = number;
     prcb->LegacyNumber = (UCHAR)number;
     prcb->MajorVersion = 1;

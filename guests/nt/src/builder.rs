@@ -16,6 +16,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const MANIFEST: &str = "manifest.json";
+const MANIFEST_MAX: u64 = 1 << 20;
+const IMAGES_MAX: usize = 64;
 /// Raised when the builder makes something else of the same inputs.
 const GENERATION: u32 = 1;
 /// What a Windows kernel exports of what every profile has.
@@ -47,6 +49,8 @@ pub struct Manifest {
     pub arch: String,
     /// Whether kernels of that version lie at multiples of 2 MiB.
     pub large_aligned: bool,
+    /// Whether the guest can run: for some architectures there is only a kernel image with its symbols.
+    pub runs: bool,
     /// Whether that version draws the place of the page tables at boot.
     pub random_pte_base: bool,
     /// The images, the kernel first.
@@ -55,11 +59,40 @@ pub struct Manifest {
     pub inputs: String,
 }
 
+impl Manifest {
+    /// Reads the manifest of a build's folder.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it isn't one: names of files that lie elsewhere, or too many.
+    pub fn read(folder: &Path) -> Result<Manifest, NtError> {
+        let path = folder.join(MANIFEST);
+        let broken = |problem: String| NtError::Broken {
+            file: path.display().to_string(),
+            problem,
+        };
+        let length = std::fs::metadata(&path).map_err(NtError::io(&path))?.len();
+        if length > MANIFEST_MAX {
+            return Err(broken("is too large for a manifest".to_owned()));
+        }
+        let text = std::fs::read_to_string(&path).map_err(NtError::io(&path))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).map_err(|error| broken(format!("isn't a manifest: {error}")))?;
+        let plain = |name: &str| !name.is_empty() && name != ".." && !name.contains(['/', '\\', '\0']);
+        if manifest.images.len() > IMAGES_MAX || !manifest.images.iter().all(|image| plain(&image.file)) {
+            return Err(broken("names images that a guest can't have".to_owned()));
+        }
+        Ok(manifest)
+    }
+}
+
 /// An image in a [`Manifest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageEntry {
     /// What it is to the guest.
     pub role: Role,
+    /// Whether it is loaded before the kernel runs; otherwise only its file is kept in memory.
+    pub boot: bool,
     /// Its file name, in the build's folder and in the guest.
     pub file: String,
     /// Its path in the guest.
@@ -86,8 +119,7 @@ pub struct Built {
 impl Built {
     /// Opens a finished build; `None` if the folder holds none, or one of another guest than `profile`'s.
     pub fn open(profile: &Profile, folder: &Path) -> Option<Built> {
-        let text = std::fs::read_to_string(folder.join(MANIFEST)).ok()?;
-        let manifest: Manifest = serde_json::from_str(&text).ok()?;
+        let manifest = Manifest::read(folder).ok()?;
         let whole = manifest
             .images
             .iter()
@@ -130,6 +162,12 @@ pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
             return Err(error);
         }
     };
+    // Somebody else may have built the same meanwhile.
+    if let Some(built) = Built::open(profile, folder).filter(|built| built.manifest.inputs == manifest.inputs)
+    {
+        remove(&work)?;
+        return Ok(built);
+    }
     remove(folder)?;
     std::fs::rename(&work, folder).map_err(NtError::io(folder))?;
     Ok(Built {
@@ -234,6 +272,7 @@ impl<'a> Build<'a> {
             profile: self.profile.name.clone(),
             version: self.profile.version.clone(),
             arch: self.profile.arch.name().to_owned(),
+            runs: self.profile.runs(),
             large_aligned: self.profile.large_aligned(),
             random_pte_base: self.profile.pte_base_random(),
             images: entries,
@@ -313,14 +352,22 @@ impl<'a> Build<'a> {
             .iter()
             .flat_map(|(_, object)| object.exports.iter().map(plain))
             .collect();
+        // Without sources there is only what the builder makes.
+        if self.profile.runs() {
+            names.extend(image.exports.iter().cloned());
+        }
         if image.role == Role::Kernel {
-            for symbol in &self.symbols {
-                // Since Windows 10.
-                let late = symbol.name == "PsLoadedModuleList" && self.profile.major() < 10;
-                if EXPORTS.contains(&symbol.name.as_str()) && !late {
-                    let data = if symbol.kind.is_code() { "" } else { ",DATA" };
-                    names.push(format!("{}{data}", symbol.name));
-                }
+            for symbol in self
+                .symbols
+                .iter()
+                .filter(|symbol| EXPORTS.contains(&symbol.name.as_str()))
+            {
+                let data = if symbol.kind.is_code() { "" } else { ",DATA" };
+                names.push(format!("{}{data}", symbol.name));
+            }
+            // Since Windows 10.
+            if self.profile.major() < 10 {
+                names.retain(|name| name != "PsLoadedModuleList,DATA");
             }
         }
         names.sort();
@@ -512,6 +559,7 @@ impl<'a> Build<'a> {
         write(&store.join(&image.pdb), &pdb)?;
         Ok(ImageEntry {
             role: image.role,
+            boot: image.is_boot(),
             file: image.file.clone(),
             path: image.path(),
             pdb: image.pdb.clone(),

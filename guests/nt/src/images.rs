@@ -31,16 +31,28 @@ pub(crate) struct ImagePlan {
     /// The file name of its PDB.
     pub pdb: String,
     pub entry: &'static str,
+    /// What its module-definition file exports: `name` or `name,DATA`.
+    pub exports: Vec<String>,
     /// Its sources, relative to the folder of all sources.
     pub sources: Vec<&'static str>,
 }
 
 impl ImagePlan {
+    /// Whether the loader maps it, and doesn't only keep its file.
+    pub fn is_boot(&self) -> bool {
+        match self.role {
+            Role::Kernel | Role::Hal => true,
+            Role::Driver => self.file.starts_with("boot"),
+            Role::Program => false,
+        }
+    }
+
     /// Its path in the guest.
     pub fn path(&self) -> String {
         let folder = match self.role {
             Role::Driver => r"\SystemRoot\System32\drivers",
-            _ => r"\SystemRoot\system32",
+            Role::Kernel | Role::Hal => r"\SystemRoot\system32",
+            Role::Program => r"\SystemRoot\System32",
         };
         format!(r"{folder}\{}", self.file)
     }
@@ -51,65 +63,98 @@ impl ImagePlan {
     }
 }
 
-/// The sources in a folder. On x86 those in its folder `x86` come too; each takes the place of one of the same name.
-fn sources_of(folder: &str, arch: Arch) -> Vec<&'static str> {
-    let names = SOURCES.iter().map(|(name, _)| *name);
-    let sources: BTreeMap<&str, &'static str> = names
-        .filter(|name| name.ends_with(".c") || name.ends_with(".S"))
-        .filter_map(|name| Some((name.strip_prefix(folder)?, name)))
-        .filter(|(rest, _)| !rest.contains('/'))
-        .collect();
-    if arch == Arch::X64 {
-        return sources.into_values().collect();
-    }
-    let mut all = sources;
-    all.extend(
-        sources_of(&format!("{folder}{X86_FOLDER}/"), Arch::X64)
-            .into_iter()
-            .map(|name| (name.rsplit('/').next().unwrap_or(name), name)),
-    );
-    all.into_values().collect()
-}
-
 /// The images of a profile's guest, the kernel first.
 pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let of = |folder: &str| sources_of(folder, profile.arch);
-    let mut images = vec![ImagePlan {
-        role: Role::Kernel,
-        file: "ntoskrnl.exe".to_owned(),
-        pdb: profile.pdb().to_owned(),
-        entry: "KiSystemStartup",
-        sources: of("kernel/"),
-    }];
-    let mut add = |role, stem: &str, ending, entry, sources: Vec<_>| {
-        if !sources.is_empty() {
-            images.push(ImagePlan {
-                role,
-                file: format!("{stem}.{ending}"),
-                pdb: format!("{stem}.pdb"),
-                entry,
-                sources,
-            });
-        }
+    let runs = profile.runs();
+    let image = |role, file: String, pdb: String, entry, folder: &str| ImagePlan {
+        role,
+        file,
+        pdb,
+        entry,
+        exports: definition(folder),
+        sources: if runs {
+            compiled(folder, profile.arch)
+        } else {
+            Vec::new()
+        },
     };
-    add(Role::Hal, "hal", "dll", "HalInitSystem", of("hal/"));
+    let pdb = profile.pdb().to_owned();
+    let entry = if runs {
+        "KiSystemStartup"
+    } else {
+        "NtUnimplemented"
+    };
+    let mut images = vec![image(
+        Role::Kernel,
+        "ntoskrnl.exe".to_owned(),
+        pdb,
+        entry,
+        "kernel/",
+    )];
+    if !runs {
+        return images;
+    }
     let mut drivers: Vec<&str> = SOURCES
         .iter()
         .filter_map(|(name, _)| name.strip_prefix("drivers/")?.split_once('/'))
         .map(|(name, _)| name)
         .collect();
     drivers.dedup();
+    let mut add = |role, stem: &str, ending, entry, folder: &str| {
+        let made = image(
+            role,
+            format!("{stem}.{ending}"),
+            format!("{stem}.pdb"),
+            entry,
+            folder,
+        );
+        if !made.sources.is_empty() {
+            images.push(made);
+        }
+    };
+    add(Role::Hal, "hal", "dll", "HalInitSystem", "hal/");
     for driver in drivers {
         add(
             Role::Driver,
             driver,
             "sys",
             "DriverEntry",
-            of(&format!("drivers/{driver}/")),
+            &format!("drivers/{driver}/"),
         );
     }
-    add(Role::Program, "smss", "exe", "NtProcessStartup", of("user/"));
+    add(Role::Program, "smss", "exe", "NtProcessStartup", "user/");
     images
+}
+
+/// The sources in a folder. On x86 those in its folder `x86` come too; each takes the place of one of the same name.
+fn compiled(folder: &str, arch: Arch) -> Vec<&'static str> {
+    let mut sources = BTreeMap::new();
+    let own = (arch == Arch::X86).then(|| format!("{folder}{X86_FOLDER}/"));
+    for folder in std::iter::once(folder).chain(own.as_deref()) {
+        for &(path, _) in SOURCES {
+            let name = path.strip_prefix(folder).filter(|name| !name.contains('/'));
+            if let Some(name) = name.filter(|name| name.ends_with(".c") || name.ends_with(".S")) {
+                sources.insert(name, path);
+            }
+        }
+    }
+    sources.into_values().collect()
+}
+
+/// The exports of the folder's module-definition file, if it has one.
+fn definition(folder: &str) -> Vec<String> {
+    let file = SOURCES.iter().find(|(name, _)| {
+        name.strip_prefix(folder)
+            .is_some_and(|rest| rest.ends_with(".def"))
+    });
+    let text = file
+        .map(|(_, content)| String::from_utf8_lossy(content))
+        .unwrap_or_default();
+    let exports = text.lines().skip_while(|line| line.trim() != "EXPORTS").skip(1);
+    exports
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(","))
+        .filter(|name| !name.is_empty() && !name.starts_with(';'))
+        .collect()
 }
 
 /// Clang's arguments for a source, without the files.
@@ -133,11 +178,6 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
         .strip_suffix(X86_FOLDER)
         .map(|folder| format!("-I{folder}"));
     flags.extend(shared.as_deref());
-    match role {
-        Role::Kernel => flags.push("-DNTOS_BUILD"),
-        Role::Hal => flags.push("-DHAL_BUILD"),
-        Role::Driver | Role::Program => {}
-    }
     if source.ends_with(".c") {
         flags.extend([
             "-std=gnu11",

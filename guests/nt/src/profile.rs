@@ -293,6 +293,11 @@ impl Profile {
         self.number(3)
     }
 
+    /// Whether its guest runs: the sources are for x64 and x86. Of others there would be an image with all symbols, and its PDB.
+    pub fn runs(&self) -> bool {
+        matches!(self.arch, Arch::X64 | Arch::X86)
+    }
+
     /// File name of the PDB.
     pub fn pdb(&self) -> &str {
         self.pdb.as_deref().unwrap_or(match self.arch {

@@ -9,7 +9,7 @@ use crate::parse::{ConsoleTarget, ListenAddress};
 
 /// Create a domain in a running service, and print its id
 #[derive(clap::Args, Debug)]
-#[command(group(clap::ArgGroup::new("a guest").required(true).args(["kernel", "restore"]).multiple(true)))]
+#[command(group(clap::ArgGroup::new("a guest").required(true).args(["kernel", "nt", "restore"]).multiple(true)))]
 #[command(
     after_help = "Example:\n  kdd create --kernel vmlinuz --initrd initramfs.cpio --append console=ttyS0 \\\n      \
     --memory 512M --console file:console.log --gdb 127.0.0.1:0"
@@ -28,6 +28,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: Args) -> Result<(), Failure> {
+    if args.guest.lists_profiles(args.common.json)? {
+        return Ok(());
+    }
     let request = args.guest.request(args.console, args.gdb)?;
     match args.common.ask(Request::Create(Box::new(request)))? {
         Reply::Created(domain) if args.common.json => output::print_json(&domain),

@@ -1,7 +1,8 @@
 //! Options that name a guest and its machine.
 
 use super::common::absolute;
-use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine};
+use super::output;
+use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
 use crate::parse::{self, ConsoleTarget, ListenAddress};
 use crate::serve::config::DEFAULT_MEMORY;
 use crate::{Failure, FailureKind};
@@ -21,10 +22,13 @@ pub(super) struct GuestArgs {
     /// A Linux kernel: a bzImage or an ELF vmlinux
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     kernel: Option<PathBuf>,
+    /// An NT-shaped guest: the name of a profile, a profile's JSON file, or 'list' to see the profiles
+    #[arg(long, value_name = "PROFILE", conflicts_with_all = ["kernel", "initrd", "restore"])]
+    nt: Option<String>,
     /// Its initial RAM disk
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     initrd: Option<PathBuf>,
-    /// Its command line
+    /// Its command line; with --nt the loader options [default there: NODEBUG]
     #[arg(
         long,
         value_name = "STRING",
@@ -64,7 +68,49 @@ pub(super) struct GuestArgs {
 impl GuestArgs {
     /// Whether a guest is named.
     pub fn is_named(&self) -> bool {
-        self.kernel.is_some() || self.restore.is_some()
+        self.kernel.is_some() || self.nt.is_some() || self.restore.is_some()
+    }
+
+    /// Prints the profiles of NT-shaped guests if that is what was asked for.
+    ///
+    /// # Errors
+    /// Standard output is closed.
+    pub fn lists_profiles(&self, json: bool) -> Result<bool, Failure> {
+        if self.nt.as_deref() != Some("list") {
+            return Ok(false);
+        }
+        let cannot = |error| Failure::new("profiles", error, "this is a fault of kdd");
+        let mut rows = Vec::new();
+        for name in nt_guest::Profile::names() {
+            let profile = nt_guest::Profile::built_in(name).map_err(cannot)?;
+            rows.push(serde_json::json!({
+                "profile": name,
+                "version": profile.version,
+                "arch": profile.arch.name(),
+                "os": profile.os,
+                "pdb": profile.pdb(),
+                "guid": profile.guid(),
+                "age": profile.age,
+                "runs": profile.runs(),
+            }));
+        }
+        if json {
+            output::print_json(&rows)?;
+            return Ok(true);
+        }
+        let mut text = String::new();
+        for row in &rows {
+            let word = |key: &str| row.get(key).and_then(|value| value.as_str()).unwrap_or_default();
+            let note = if row["runs"] == true { "" } else { "  symbols only" };
+            text += &format!(
+                "{:<16} {:<17} {}{note}\n",
+                word("profile"),
+                word("version"),
+                word("arch")
+            );
+        }
+        output::print(&text)?;
+        Ok(true)
     }
 
     /// Fills in the default guest where none is named.
@@ -75,10 +121,7 @@ impl GuestArgs {
         if self.is_named() {
             return Ok(self);
         }
-        let cache = std::env::var_os("KDD_CACHE").filter(|dir| !dir.is_empty());
-        let cache = cache
-            .map_or_else(|| PathBuf::from(".cache"), PathBuf::from)
-            .join("linux");
+        let cache = crate::nt::cache().join("linux");
         self.kernel = Some(present(&cache.join("vmlinuz"))?);
         if self.initrd.is_none() {
             self.initrd = Some(present(&cache.join("initramfs.cpio"))?);
@@ -93,27 +136,35 @@ impl GuestArgs {
     /// # Errors
     /// No guest is named.
     pub fn request(self, console: ConsoleTarget, gdb: Vec<ListenAddress>) -> Result<CreateRequest, Failure> {
-        let guest = match (self.kernel, self.restore) {
-            (_, Some(path)) => Guest::Restore {
+        let machine = Machine {
+            memory_bytes: self.memory.unwrap_or(DEFAULT_MEMORY),
+            vcpus: self.cpus.unwrap_or(1),
+            seed: self.seed.unwrap_or(0),
+            cpu: self.cpu,
+            debug_exit: self.debug_exit,
+        };
+        let guest = match (self.kernel, self.nt, self.restore) {
+            (_, _, Some(path)) => Guest::Restore {
                 path: absolute(path)?,
             },
-            (Some(kernel), None) => Guest::Linux(LinuxGuest {
+            (_, Some(profile), None) => Guest::Nt(NtGuest {
+                folder: crate::nt::folder(&profile)?,
+                options: self.append.unwrap_or_else(|| crate::nt::DEFAULT_OPTIONS.into()),
+                machine,
+            }),
+            (Some(kernel), None, None) => Guest::Linux(LinuxGuest {
                 kernel: absolute(kernel)?,
                 initrd: self.initrd.map(absolute).transpose()?,
                 append: self.append.unwrap_or_default(),
-                machine: Machine {
-                    memory_bytes: self.memory.unwrap_or(DEFAULT_MEMORY),
-                    vcpus: self.cpus.unwrap_or(1),
-                    seed: self.seed.unwrap_or(0),
-                    cpu: self.cpu,
-                    debug_exit: self.debug_exit,
-                },
+                machine,
             }),
-            (None, None) => {
-                return Err(
-                    Failure::new("guest", "none is named", "name one with --kernel or --restore")
-                        .of_kind(FailureKind::Usage),
-                );
+            (None, None, None) => {
+                return Err(Failure::new(
+                    "guest",
+                    "none is named",
+                    "name one with --kernel, --nt or --restore",
+                )
+                .of_kind(FailureKind::Usage));
             }
         };
         let console = match console {

@@ -28,7 +28,8 @@ const LAST_DEBUGGERS: Duration = Duration::from_secs(2);
     guest writes to --debug-exit; 1 when it crashes (after debuggers that are attached have left); \
     124 when --timeout passes.\n\n\
     Examples:\n  kdd run\n  kdd run --append 'console=ttyS0 nokaslr' --paused --gdb 127.0.0.1:1234\n  \
-    kdd run --kernel vmlinux --initrd initramfs.cpio --append console=ttyS0 --memory 1G --cpus 4"
+    kdd run --kernel vmlinux --initrd initramfs.cpio --append console=ttyS0 --memory 1G --cpus 4\n  \
+    kdd run --nt win10-19041-x64"
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -44,6 +45,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: Args) -> Result<u8, Failure> {
+    if args.guest.lists_profiles(args.common.json)? {
+        return Ok(0);
+    }
     let guest = args.guest.or_default()?;
     let request = guest.request(args.console.clone(), args.gdb)?;
     let paused = request.paused;

@@ -228,6 +228,8 @@ fn yes() -> bool {
 pub enum Guest {
     /// A Linux kernel, a bzImage or an ELF file.
     Linux(LinuxGuest),
+    /// An NT-shaped guest.
+    Nt(NtGuest),
     /// A saved domain.
     Restore {
         /// The file.
@@ -246,6 +248,19 @@ pub struct LinuxGuest {
     /// The command line.
     #[serde(default)]
     pub append: String,
+    /// The machine.
+    #[serde(flatten)]
+    pub machine: Machine,
+}
+
+/// An NT-shaped guest and its machine.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NtGuest {
+    /// The folder that its builder made.
+    pub folder: PathBuf,
+    /// The loader options: `NODEBUG`.
+    #[serde(default)]
+    pub options: String,
     /// The machine.
     #[serde(flatten)]
     pub machine: Machine,
@@ -506,6 +521,11 @@ mod tests {
             round_trip(&RequestLine { id: 7, request: read }),
             r#"{"id":7,"request":"read-memory","domain":"web","space":"physical","address":"0x1000","length":16}"#
         );
+        let nt = serde_json::json!({
+            "id": 1, "request": "create",
+            "guest": {"nt": {"folder": "/nt", "options": "DEBUG", "memory_bytes": 1, "vcpus": 1}},
+        });
+        round_trip(&serde_json::from_value::<RequestLine>(nt).unwrap());
         round_trip(&RequestLine {
             id: u64::MAX,
             request: Request::List,

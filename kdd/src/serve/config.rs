@@ -12,12 +12,15 @@
 //! gdb = ["127.0.0.1:1234"]
 //!
 //! [[domain]]
+//! nt = "win10-19041-x64"        # or a profile's JSON file
+//!
+//! [[domain]]
 //! restore = "yesterday.state"
 //! paused = true
 //! ```
 
 use crate::Failure;
-use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine};
+use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
 use crate::parse::{self, ConsoleTarget, ListenAddress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -37,6 +40,7 @@ struct File {
 struct DomainTable {
     name: Option<String>,
     kernel: Option<PathBuf>,
+    nt: Option<String>,
     initrd: Option<PathBuf>,
     append: Option<String>,
     restore: Option<PathBuf>,
@@ -94,35 +98,52 @@ fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String
 impl DomainTable {
     fn request(self, directory: &Path) -> Result<CreateRequest, String> {
         let place = |path: PathBuf| directory.join(path);
-        let is_linux = self.initrd.is_some()
+        let is_machine = self.initrd.is_some()
             || self.append.is_some()
             || self.memory.is_some()
             || self.cpus.is_some()
             || self.seed.is_some()
             || self.cpu.is_some()
             || self.debug_exit.is_some();
-        let guest = match (self.kernel, self.restore) {
-            (Some(_), Some(_)) => return Err("it has a kernel and a saved state: name one of them".into()),
-            (None, None) => return Err("it has no guest: name a kernel, or a state to restore".into()),
-            (None, Some(_)) if is_linux => {
-                return Err("a saved state brings its machine along: leave memory, cpus, … out".into());
-            }
-            (None, Some(path)) => Guest::Restore { path: place(path) },
-            (Some(kernel), None) => Guest::Linux(LinuxGuest {
+        let named = [self.kernel.is_some(), self.nt.is_some(), self.restore.is_some()];
+        if named.iter().filter(|named| **named).count() > 1 {
+            return Err("it has several of kernel, nt and restore: name one of them".into());
+        }
+        if self.restore.is_some() && is_machine {
+            return Err("a saved state brings its machine along: leave memory, cpus, … out".into());
+        }
+        let machine = Machine {
+            memory_bytes: match self.memory {
+                Some(text) => parse::memory_size(&text)?,
+                None => DEFAULT_MEMORY,
+            },
+            vcpus: self.cpus.unwrap_or(1),
+            seed: self.seed.unwrap_or(0),
+            cpu: self.cpu,
+            debug_exit: self.debug_exit,
+        };
+        let guest = match (self.kernel, self.nt, self.restore) {
+            (Some(kernel), _, _) => Guest::Linux(LinuxGuest {
                 kernel: place(kernel),
                 initrd: self.initrd.map(place),
                 append: self.append.unwrap_or_default(),
-                machine: Machine {
-                    memory_bytes: match self.memory {
-                        Some(text) => parse::memory_size(&text)?,
-                        None => DEFAULT_MEMORY,
-                    },
-                    vcpus: self.cpus.unwrap_or(1),
-                    seed: self.seed.unwrap_or(0),
-                    cpu: self.cpu,
-                    debug_exit: self.debug_exit,
-                },
+                machine,
             }),
+            (_, Some(_), _) if self.initrd.is_some() => return Err("an NT-shaped guest has no initrd".into()),
+            (_, Some(profile), _) => {
+                // A file is relative to ours; a built-in profile has a name alone.
+                let profile = match Path::new(&profile).extension() {
+                    Some(_) => place(profile.into()).to_string_lossy().into_owned(),
+                    None => profile,
+                };
+                Guest::Nt(NtGuest {
+                    folder: crate::nt::folder(&profile).map_err(|failure| failure.to_string())?,
+                    options: self.append.unwrap_or_else(|| crate::nt::DEFAULT_OPTIONS.into()),
+                    machine,
+                })
+            }
+            (_, _, Some(path)) => Guest::Restore { path: place(path) },
+            (None, None, None) => return Err("it has no guest: name a kernel, or a state to restore".into()),
         };
         let console = match self.console {
             ConsoleTarget::Stdio => return Err("console stdio is for 'kdd run'".into()),
@@ -175,6 +196,8 @@ mod tests {
         assert!(why("[[domain]]\nkernel = 'k'\nmemroy = '1G'\n").contains("line 3"));
         assert!(why("[[domain]]\n").contains("no guest"));
         assert!(why("[[domain]]\nname = 'x'\nkernel = 'k'\nrestore = 'r'").starts_with("domain 'x'"));
+        assert!(why("[[domain]]\nkernel = 'k'\nnt = 'win7-x64'").contains("several"));
+        assert!(why("[[domain]]\nnt = 'win3'").contains("no profile 'win3'"));
         assert!(why("[[domain]]\nkernel = 'k'\nmemory = '5'").contains("5M"));
         assert!(why("[[domain]]\nrestore = 'r'\ncpus = 2").contains("brings its machine"));
         assert!(why("[[domain]]\nkernel = 'k'\nconsole = 'stdio'").contains("kdd run"));

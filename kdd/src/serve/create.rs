@@ -3,7 +3,7 @@
 use super::console::ConsoleSink;
 use super::{Managed, Service, guest_files, lock};
 use crate::Failure;
-use crate::control::message::{CreateRequest, Guest, LinuxGuest};
+use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
 use crate::parse;
 use hv_core::machine::{CreateError, GuestImage, MachineConfig};
 use hv_core::{Domain, DomainConfig, HypervisorError};
@@ -36,6 +36,7 @@ impl Service {
         // It starts paused, so that nothing it prints and no stop of it is missed.
         let (domain, guest) = match request.guest {
             Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
+            Guest::Nt(nt) => self.create_nt(nt, request.name, request.throttle)?,
             Guest::Restore { path } => self.restore(&path, request.name)?,
         };
         let managed = self.adopt(Managed::new(
@@ -84,28 +85,30 @@ impl Service {
             words += &format!(", initrd {}", initrd.display());
         }
         words += &format!(", command line \"{}\"", linux.append);
-        let config = DomainConfig {
-            name,
-            machine: MachineConfig {
-                memory_bytes: machine.memory_bytes,
-                vcpus: machine.vcpus,
-                seed: machine.seed,
-                // The hypervisor's default where none is named.
-                cpu_model: machine.cpu.unwrap_or_default(),
-                debug_exit: machine.debug_exit,
-                guest: GuestImage::Linux {
-                    kernel,
-                    initrd,
-                    command_line: linux.append,
-                },
-            },
-            paused: true,
-            throttle,
+        let image = GuestImage::Linux {
+            kernel,
+            initrd,
+            command_line: linux.append,
         };
         let domain = self
             .hypervisor
-            .create(config)
+            .create(domain_config(machine, image, name, throttle))
             .map_err(|error| refused(&format!("kernel {}", linux.kernel.display()), &error))?;
+        Ok((domain, words))
+    }
+
+    fn create_nt(
+        &self,
+        nt: NtGuest,
+        name: Option<String>,
+        throttle: bool,
+    ) -> Result<(Arc<Domain>, String), Failure> {
+        let (boot, described) = guest_files::nt(&nt.folder, &nt.options)?;
+        let words = format!("NT-shaped guest {described}, loader options \"{}\"", nt.options);
+        let domain = self
+            .hypervisor
+            .create(domain_config(nt.machine, GuestImage::Nt(boot), name, throttle))
+            .map_err(|error| refused(&format!("NT-shaped guest {}", nt.folder.display()), &error))?;
         Ok((domain, words))
     }
 
@@ -125,6 +128,24 @@ impl Service {
             return Err(name_in_use(name));
         }
         Ok(())
+    }
+}
+
+/// A domain that begins paused.
+fn domain_config(machine: Machine, guest: GuestImage, name: Option<String>, throttle: bool) -> DomainConfig {
+    DomainConfig {
+        name,
+        machine: MachineConfig {
+            memory_bytes: machine.memory_bytes,
+            vcpus: machine.vcpus,
+            seed: machine.seed,
+            // The hypervisor's default where none is named.
+            cpu_model: machine.cpu.unwrap_or_default(),
+            debug_exit: machine.debug_exit,
+            guest,
+        },
+        paused: true,
+        throttle,
     }
 }
 

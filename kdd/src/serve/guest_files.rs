@@ -1,6 +1,8 @@
-//! Kernels and RAM disks from their files, with a bound on what is read.
+//! Kernels, RAM disks and NT-shaped guests from their files, with a bound on what is read.
 
 use crate::Failure;
+use hv_core::load::{NtBoot, NtFile};
+use nt_guest::Manifest;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -33,6 +35,59 @@ pub(super) fn initrd(path: &Path, memory_bytes: u64) -> Result<Arc<[u8]>, Failur
             "give the domain more with --memory",
         )
     })
+}
+
+/// The largest image of an NT-shaped guest.
+const MAX_NT_IMAGE: u64 = 64 << 20;
+
+/// Reads an NT-shaped guest from the folder that its builder made; also says in words what it is.
+///
+/// # Errors
+/// It can't be read, or what is there can't run.
+pub(super) fn nt(folder: &Path, options: &str) -> Result<(NtBoot, String), Failure> {
+    let name = format!("NT-shaped guest {}", folder.display());
+    let manifest = Manifest::read(folder)
+        .map_err(|error| Failure::new(&name, error, "build it again with setup/guest-nt.sh"))?;
+    let words = format!("{} ({} {})", manifest.profile, manifest.version, manifest.arch);
+    if !manifest.runs {
+        return Err(Failure::new(
+            &name,
+            format_args!("of {words} there are only symbols: its code is for x64"),
+            "'kdd run --nt list' shows which profiles run",
+        ));
+    }
+    let mut boot = NtBoot {
+        images: Vec::new(),
+        files: Vec::new(),
+        // As Windows' loader writes them, each behind a space.
+        options: options
+            .split_whitespace()
+            .map(|option| format!(" {option}"))
+            .collect(),
+        large_aligned: manifest.large_aligned,
+        random_pte_base: manifest.random_pte_base,
+    };
+    for image in manifest.images {
+        let path = folder.join(&image.file);
+        let name = format!("image {}", path.display());
+        let bytes = read(&path, &name, MAX_NT_IMAGE)?.ok_or_else(|| {
+            Failure::new(
+                &name,
+                "it is larger than 64 MiB",
+                "build it again with setup/guest-nt.sh",
+            )
+        })?;
+        let file = NtFile {
+            path: image.path,
+            bytes,
+        };
+        if image.boot {
+            boot.images.push(file);
+        } else {
+            boot.files.push(file);
+        }
+    }
+    Ok((boot, words))
 }
 
 /// A whole file, or `None` if it is larger than `limit`.
