@@ -1,6 +1,8 @@
-//! Lists the guest's sources, so that the builder carries them.
+//! Lists the guest's sources, so that the builder carries them; and hashes the builder's own, so that it builds again
+//! what an older one made.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 fn main() {
@@ -11,6 +13,19 @@ fn main() {
         collect(&root.join(folder), &mut files);
     }
     files.sort();
+    println!("cargo::rerun-if-changed=src");
+    let mut own: Vec<PathBuf> = std::fs::read_dir(root.join("src"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    own.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in own {
+        std::fs::read(file).unwrap_or_default().hash(&mut hasher);
+    }
+    println!("cargo::rustc-env=NT_GUEST_BUILDER={:016x}", hasher.finish());
     let mut text = String::from("&[\n");
     for file in files {
         let name = file.strip_prefix(&root).unwrap_or(&file).display().to_string();

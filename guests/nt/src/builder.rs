@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MANIFEST: &str = "manifest.json";
 const MANIFEST_MAX: u64 = 1 << 20;
 const IMAGES_MAX: usize = 64;
-/// Raised when the builder makes something else of the same inputs.
-const GENERATION: u32 = 1;
+/// Tells apart builders that make different things of the same inputs: a hash of this crate's own sources.
+const BUILDER: &str = env!("NT_GUEST_BUILDER");
 /// What a Windows kernel exports of what every profile has.
 const EXPORTS: &[&str] = &[
     "DbgBreakPoint",
@@ -191,7 +191,7 @@ fn inputs_of(profile: &Profile) -> Result<String, NtError> {
         hash.update(&(bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    add(&GENERATION.to_le_bytes());
+    add(BUILDER.as_bytes());
     add(header::header(profile)?.as_bytes());
     add(format!("{:?}", profile).as_bytes());
     for (name, content) in SOURCES {
@@ -426,6 +426,7 @@ impl<'a> Build<'a> {
             format!("/timestamp:{}", self.profile.time_date_stamp()),
             format!("/pdb:{pdb}"),
             format!("/pdbaltpath:{}", image.pdb),
+            format!("/implib:../obj/linked-{}.lib", image.stem()),
             format!("/out:{file}"),
         ];
         if arch == Arch::X86 {
@@ -436,10 +437,7 @@ impl<'a> Build<'a> {
         }
         for export in self.exports(image, objects) {
             // The objects ask for theirs themselves.
-            if EXPORTS
-                .iter()
-                .any(|known| export.split(',').next() == Some(known))
-            {
+            if !objects.iter().any(|(_, object)| object.exports.contains(&export)) {
                 arguments.push(format!("/export:{export}"));
             }
         }
