@@ -178,6 +178,9 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
         .strip_suffix(X86_FOLDER)
         .map(|folder| format!("-I{folder}"));
     flags.extend(shared.as_deref());
+    if role == Role::Hal {
+        flags.push("-DHAL_BUILD");
+    }
     if source.ends_with(".c") {
         flags.extend([
             "-std=gnu11",
