@@ -1,4 +1,5 @@
 /* Local APICs (x2APIC by MSR where the CPU has it, else the page at FEE00000) and the I/O APIC. SDM vol. 3A, chapter 11. */
+#define HAL_BUILD
 #include "hal.h"
 
 #define APIC_ID 0x20

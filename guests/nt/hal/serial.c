@@ -1,4 +1,5 @@
 /* COM1, a 16550 at 3F8, and the ways to stop. */
+#define HAL_BUILD
 #include "hal.h"
 
 #define COM1 0x3f8

@@ -79,9 +79,9 @@ static void CommandPs(ULONG count, CHAR **words) {
     (void)words;
     for (at = head->Flink; at != head; at = at->Flink) {
         PEPROCESS process = CONTAINING(at, EPROCESS, ActiveProcessLinks);
-        InbvPrint("%4u %-16s parent %u root %p eprocess %p\r\n", (ULONG)(ULONG_PTR)process->UniqueProcessId,
+        InbvPrint("%4u %-16s parent %u root %I64x eprocess %p\r\n", (ULONG)(ULONG_PTR)process->UniqueProcessId,
                   (CHAR *)process->ImageFileName, (ULONG)(ULONG_PTR)process->InheritedFromUniqueProcessId,
-                  *(PVOID *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase), process);
+                  (ULONG64)*(ULONG_PTR *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase), process);
         threads = (PLIST_ENTRY)((UCHAR *)process + EPROCESS_ThreadListHead);
         for (thread = threads->Flink; thread != threads; thread = thread->Flink) {
             PETHREAD entry = CONTAINING(thread, ETHREAD, ThreadListEntry);
@@ -138,6 +138,19 @@ static void CommandDivide(ULONG count, CHAR **words) {
     __asm__ volatile("divl %2" : "+a"(low), "+d"(high) : "r"(count - 1));
 }
 
+/* Runs down the stack until the page below it faults. */
+__attribute__((noinline)) static ULONG Recurse(volatile ULONG depth) {
+    volatile ULONG room[64];
+    if (!depth) return 0;
+    room[depth & 63] = depth;
+    return Recurse(depth + 1) + room[depth & 63];
+}
+
+static void CommandOverflow(ULONG count, CHAR **words) {
+    (void)words;
+    Recurse(count);
+}
+
 static void CommandInt3(ULONG count, CHAR **words) {
     (void)count;
     (void)words;
@@ -183,6 +196,7 @@ static const struct {
     {"bugcheck", "CODE P1 P2 P3 P4: KeBugCheckEx", CommandBugCheck},
     {"crash", "write to address 0", CommandCrash},
     {"divide", "divide by zero", CommandDivide},
+    {"overflow", "run off the kernel stack", CommandOverflow},
     {"int3", "a breakpoint instruction", CommandInt3},
     {"user", "ring 3 makes system calls", CommandUser},
     {"stat", "counters", CommandStat},

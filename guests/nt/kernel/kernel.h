@@ -41,6 +41,7 @@
 #define AREA_TSS 0x2000
 #define AREA_TRANSITION_STACK 0x4200
 #define AREA_SIZE 0x5000
+#define IST_STACK_PAGES 2
 #define GDT_LIMIT 0x57
 #define KGDT64_R0_CODE 0x10
 #define KGDT64_R0_DATA 0x18
@@ -54,8 +55,9 @@
 typedef struct _KTSS64 {
     ULONG Reserved0;
     ULONG64 Rsp0, Rsp1, Rsp2;
-    ULONG64 Ist[8];
     ULONG64 Reserved1;
+    ULONG64 Ist[7];
+    ULONG64 Reserved3;
     USHORT Reserved2, IoMapBase;
 } KTSS64;
 #pragma pack(pop)

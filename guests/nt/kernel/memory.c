@@ -2,8 +2,10 @@
 #include "kernel.h"
 
 static KSPIN_LOCK MiLock;
-/* The number of the first free page; 0 ends the list, as page 0 is never free. */
+/* The number of the first page that was freed; 0 ends the list, as page 0 is never free. */
 static ULONG64 MiFreeList, MiFreeCount;
+/* Pages that were never used are taken from the loader's descriptors, so that large memories cost nothing at boot. */
+static PLIST_ENTRY MiFresh;
 static ULONG_PTR MiNextSystemPte;
 /* Runs of system pages that were given back, by size. */
 typedef struct _FREE_RUN {
@@ -21,10 +23,15 @@ typedef struct _MI_PFN { ULONG_PTR Words[7]; } MI_PFN;
 #endif
 #define PFN(physical) (&((MI_PFN *)MmPfnDatabase)[(physical) >> 12])
 
+/* Free, and above the first megabyte. */
+static BOOLEAN IsFree(MEMORY_ALLOCATION_DESCRIPTOR *block) {
+    return block->MemoryType == LoaderFree && block->BasePage >= 0x100;
+}
+
 /* The MMPFN array, in the first free memory that is large enough, and the free list. */
 static void InitializePfnDatabase(void) {
     PLIST_ENTRY head = &KiLoaderBlock->MemoryDescriptorListHead, entry;
-    ULONG64 top = 0, size, base = 0, n;
+    ULONG64 top = 0, size, base = 0, mapped = KiLoader->DirectMapSize >> 12;
     PPHYSICAL_MEMORY_DESCRIPTOR runs;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
@@ -34,7 +41,7 @@ static void InitializePfnDatabase(void) {
     size = (top * sizeof(MI_PFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
-        if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount >= size && !base) {
+        if (IsFree(block) && block->PageCount >= size && !base) {
             base = block->BasePage;
             block->BasePage += size;
             block->PageCount -= size;
@@ -46,9 +53,8 @@ static void InitializePfnDatabase(void) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         PHYSICAL_MEMORY_RUN *run = (PHYSICAL_MEMORY_RUN *)((UCHAR *)runs + PHYSICAL_MEMORY_DESCRIPTOR_Run) + runs->NumberOfRuns;
         ULONG64 first = block->BasePage, end = first + block->PageCount;
-        if (block->MemoryType == LoaderFree && first >= 0x100)
-            for (n = end; n-- > first;)
-                if (n << 12 < KiLoader->DirectMapSize) MiFreePage(n << 12);
+        /* Memory that the loader mapped nowhere is not used. */
+        if (IsFree(block) && first < mapped) MiFreeCount += (end < mapped ? end : mapped) - first;
         /* The database itself was cut out of a free block: no run begins there. */
         if (first == base + size) first = base;
         if (runs->NumberOfRuns && run[-1].BasePage + run[-1].PageCount == first) {
@@ -61,8 +67,22 @@ static void InitializePfnDatabase(void) {
         runs->NumberOfPages += end - first;
     }
     MmPhysicalMemoryBlock = runs;
+    MmAvailablePages = MiFreeCount;
+    MiFresh = head->Flink;
     MmHighestPhysicalPage = top - 1;
     MmLowestPhysicalPage = 1;
+}
+
+/* The next page of the free descriptors, above the first megabyte, or 0. */
+static ULONG64 TakeFresh(void) {
+    for (; MiFresh != &KiLoaderBlock->MemoryDescriptorListHead; MiFresh = MiFresh->Flink) {
+        MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)MiFresh;
+        if (IsFree(block) && block->PageCount && block->BasePage < KiLoader->DirectMapSize >> 12) {
+            block->PageCount--;
+            return block->BasePage++;
+        }
+    }
+    return 0;
 }
 
 ULONG64 MiAllocatePage(void) {
@@ -71,8 +91,10 @@ ULONG64 MiAllocatePage(void) {
     if (page) {
         MiFreeList = *(ULONG_PTR *)PFN(page << 12);
         *(ULONG_PTR *)PFN(page << 12) = 0;
-        MmAvailablePages = --MiFreeCount;
+    } else {
+        page = TakeFresh();
     }
+    if (page) MmAvailablePages = --MiFreeCount;
     KeReleaseSpinLock(&MiLock, old);
     if (!page) return 0;
     memset(MiDirect(page << 12), 0, PAGE_SIZE);

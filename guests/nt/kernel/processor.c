@@ -33,7 +33,7 @@ extern UCHAR KiDivideErrorFaultShadow[], KiDebugTrapOrFaultShadow[], KiBreakpoin
     KiSegmentNotPresentFaultShadow[], KiStackFaultShadow[], KiGeneralProtectionFaultShadow[], KiPageFaultShadow[],
     KiFloatingErrorFaultShadow[], KiAlignmentFaultShadow[], KiXmmExceptionShadow[], KiRaiseAssertionShadow[],
     KiDebugServiceTrapShadow[], KiDpcInterruptShadow[], KiSerialInterruptShadow[], KiClockInterruptShadow[],
-    KiIpiInterruptShadow[], KiUnexpectedInterruptShadow[], KiSystemCall64Shadow[], KiSystemCall32Shadow[];
+    KiNmiInterruptShadow[], KiDoubleFaultAbortShadow[], KiMcheckAbortShadow[], KiIpiInterruptShadow[], KiUnexpectedInterruptShadow[], KiSystemCall64Shadow[], KiSystemCall32Shadow[];
 #define ENTRY(name) (KiKvaShadow ? name##Shadow : name)
 #else
 #define ENTRY(name) name
@@ -60,13 +60,13 @@ void KiInitializeIdt(UCHAR *idt) {
     VECTOR vectors[] = {
         {0, 0, 0, ENTRY(KiDivideErrorFault)},
         {1, 0, 0, ENTRY(KiDebugTrapOrFault)},
-        {2, 3, 0, KiNmiInterrupt},
+        {2, 3, 0, ENTRY(KiNmiInterrupt)},
         {3, 0, 3, ENTRY(KiBreakpointTrap)},
         {4, 0, 3, ENTRY(KiOverflowTrap)},
         {5, 0, 0, ENTRY(KiBoundFault)},
         {6, 0, 0, ENTRY(KiInvalidOpcodeFault)},
         {7, 0, 0, ENTRY(KiNpxNotAvailableFault)},
-        {8, 1, 0, KiDoubleFaultAbort},
+        {8, 1, 0, ENTRY(KiDoubleFaultAbort)},
         {10, 0, 0, ENTRY(KiInvalidTssFault)},
         {11, 0, 0, ENTRY(KiSegmentNotPresentFault)},
         {12, 0, 0, ENTRY(KiStackFault)},
@@ -74,7 +74,7 @@ void KiInitializeIdt(UCHAR *idt) {
         {14, 0, 0, ENTRY(KiPageFault)},
         {16, 0, 0, ENTRY(KiFloatingErrorFault)},
         {17, 0, 0, ENTRY(KiAlignmentFault)},
-        {18, 2, 0, KiMcheckAbort},
+        {18, 2, 0, ENTRY(KiMcheckAbort)},
         {19, 0, 0, ENTRY(KiXmmException)},
         {0x2c, 0, 3, ENTRY(KiRaiseAssertion)},
         {0x2d, 0, 3, ENTRY(KiDebugServiceTrap)},

@@ -69,6 +69,27 @@ SHADOW KiClockInterruptShadow KiClockInterrupt 0
 SHADOW KiIpiInterruptShadow KiIpiInterrupt 0
 SHADOW KiUnexpectedInterruptShadow KiUnexpectedInterrupt 0
 
+/* On IST stacks, whose first word is the kernel's root. None of these three ever returns: the processor stops. */
+.macro SHADOW_IST name plain frame
+PROC \name
+    .if \frame == 0x30
+    .seh_pushframe @code
+    .else
+    .seh_pushframe
+    .endif
+    .seh_endprologue
+    push rax
+    mov rax, [rsp + 8 + \frame]
+    mov cr3, rax
+    pop rax
+    jmp \plain
+ENDPROC \name
+.endm
+
+SHADOW_IST KiNmiInterruptShadow KiNmiInterrupt 0x28
+SHADOW_IST KiDoubleFaultAbortShadow KiDoubleFaultAbort 0x30
+SHADOW_IST KiMcheckAbortShadow KiMcheckAbort 0x28
+
 PROC KiSystemCall64Shadow_impl
     .seh_pushframe
     .seh_endprologue

@@ -37,6 +37,9 @@ void KvasInitialize(void) {
 /* A processor's part: IDT, GDT, TSS, transition stack, and the last page of the KPCR, with the roots in it. */
 void KvasShareProcessor(ULONG number) {
     PROCESSOR *processor = &KiProcessors[number];
+    KTSS64 *tss = (KTSS64 *)(processor->Area + AREA_TSS);
+    ULONG n;
+    for (n = 0; n < 3; n++) Share((void *)(tss->Ist[n] - (IST_STACK_PAGES - 1) * PAGE_SIZE), IST_STACK_PAGES);
     Share(processor->Area, AREA_SIZE / PAGE_SIZE);
     Share((UCHAR *)processor->Prcb + KPRCB_KernelDirectoryTableBase, 1);
 }

@@ -44,7 +44,13 @@ static START KiStart;
 void KiAllocateIstStacks(ULONG number) {
     KTSS64 *tss = (KTSS64 *)(KiProcessors[number].Area + AREA_TSS);
     ULONG n;
-    for (n = 1; n <= 3; n++) tss->Ist[n - 1] = (ULONG64)MiAllocateSystemPages(2, PTE_WRITE | PTE_NX) + 2 * PAGE_SIZE;
+    for (n = 1; n <= 3; n++) {
+        UCHAR *stack = MiAllocateSystemPages(IST_STACK_PAGES, PTE_WRITE | PTE_NX);
+        /* The first word is the kernel's root, for shadowed entries. */
+        ULONG64 *top = (ULONG64 *)(stack + IST_STACK_PAGES * PAGE_SIZE) - 2;
+        *top = KiLoader->DirectoryTable;
+        tss->Ist[n - 1] = (ULONG64)top;
+    }
 }
 
 /* On the new processor, on its idle thread's stack. */

@@ -126,11 +126,13 @@ impl Built {
             .all(|image| folder.join(&image.file).is_file());
         // The compiler may be gone, or another: what it made is still good.
         let inputs = manifest.inputs.split_once(' ').map(|(inputs, _)| inputs);
-        (whole && inputs == inputs_of(profile).ok().as_deref()).then(|| Built {
-            folder: folder.to_owned(),
-            manifest,
-            messages: String::new(),
-        })
+        (whole && manifest.runs == profile.runs() && inputs == inputs_of(profile).ok().as_deref()).then(
+            || Built {
+                folder: folder.to_owned(),
+                manifest,
+                messages: String::new(),
+            },
+        )
     }
 }
 
@@ -140,12 +142,23 @@ impl Built {
 ///
 /// When the profile can't be laid out, a tool is missing or fails, or files can't be written.
 pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
+    build_with(profile, folder, profile.runs())
+}
+
+/// Builds a kernel image with all symbols of a profile, and its PDB, but without the guest's code: for readers of
+/// symbols. It can't run.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_symbols(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
+    build_with(profile, folder, false)
+}
+
+fn build_with(profile: &Profile, folder: &Path, runs: bool) -> Result<Built, NtError> {
     let tools = versions()?;
-    let inputs = format!(
-        "{} {}",
-        inputs_of(profile)?,
-        blake3::hash(tools.as_bytes()).to_hex()
-    );
+    let tools_hash = blake3::hash(format!("{tools}{runs}").as_bytes());
+    let inputs = format!("{} {}", inputs_of(profile)?, tools_hash.to_hex());
     if let Some(built) = Built::open(profile, folder).filter(|built| built.manifest.inputs == inputs) {
         return Ok(built);
     }
@@ -154,7 +167,7 @@ pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
     name.push(format!(".new-{}", std::process::id()));
     let work = folder.with_file_name(name);
     remove(&work)?;
-    let result = Build::new(profile, &work, inputs).and_then(|build| build.all());
+    let result = Build::new(profile, &work, inputs, runs).and_then(|build| build.all());
     let (manifest, messages) = match result {
         Ok(done) => done,
         Err(error) => {
@@ -217,6 +230,7 @@ struct Build<'a> {
     types: Types,
     symbols: Vec<Symbol>,
     images: Vec<ImagePlan>,
+    runs: bool,
     work: &'a Path,
     inputs: String,
     messages: String,
@@ -226,12 +240,13 @@ struct Build<'a> {
 type Compiled = Vec<(String, Object)>;
 
 impl<'a> Build<'a> {
-    fn new(profile: &'a Profile, work: &'a Path, inputs: String) -> Result<Build<'a>, NtError> {
+    fn new(profile: &'a Profile, work: &'a Path, inputs: String, runs: bool) -> Result<Build<'a>, NtError> {
         Ok(Build {
             profile,
             types: Types::new(profile)?,
             symbols: symbols(profile),
-            images: images(profile),
+            images: images(profile, runs),
+            runs,
             work,
             inputs,
             messages: String::new(),
@@ -272,7 +287,7 @@ impl<'a> Build<'a> {
             profile: self.profile.name.clone(),
             version: self.profile.version.clone(),
             arch: self.profile.arch.name().to_owned(),
-            runs: self.profile.runs(),
+            runs: self.runs,
             large_aligned: self.profile.large_aligned(),
             random_pte_base: self.profile.pte_base_random(),
             images: entries,
@@ -353,7 +368,7 @@ impl<'a> Build<'a> {
             .flat_map(|(_, object)| object.exports.iter().map(plain))
             .collect();
         // Without sources there is only what the builder makes.
-        if self.profile.runs() {
+        if self.runs {
             names.extend(image.exports.iter().cloned());
         }
         if image.role == Role::Kernel {

@@ -64,8 +64,7 @@ impl ImagePlan {
 }
 
 /// The images of a profile's guest, the kernel first.
-pub(crate) fn images(profile: &Profile) -> Vec<ImagePlan> {
-    let runs = profile.runs();
+pub(crate) fn images(profile: &Profile, runs: bool) -> Vec<ImagePlan> {
     let image = |role, file: String, pdb: String, entry, folder: &str| ImagePlan {
         role,
         file,
@@ -178,9 +177,6 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
         .strip_suffix(X86_FOLDER)
         .map(|folder| format!("-I{folder}"));
     flags.extend(shared.as_deref());
-    if role == Role::Hal {
-        flags.push("-DHAL_BUILD");
-    }
     if source.ends_with(".c") {
         flags.extend([
             "-std=gnu11",

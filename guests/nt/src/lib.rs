@@ -19,7 +19,7 @@ mod symbols;
 mod toolchain;
 mod types;
 
-pub use builder::{Built, ImageEntry, Manifest, build};
+pub use builder::{Built, ImageEntry, Manifest, build, build_symbols};
 pub use images::Role;
 pub use profile::{Arch, DEFAULT_PROFILE, Profile};
 pub use toolchain::versions;

@@ -361,7 +361,78 @@ fn complete(profile: &Profile) -> Result<Wanted, NtError> {
             }
         }
     }
+    fill_in(profile, &mut wanted)?;
     Ok(wanted)
+}
+
+/// What a profile lacks but the guest's code may use: whole structures as the nearest built-in profile has them, and
+/// fields that all of those have, where they fit.
+fn fill_in(profile: &Profile, wanted: &mut Wanted) -> Result<(), NtError> {
+    if Profile::names().any(|name| name == profile.name) {
+        return Ok(());
+    }
+    let mut known = Vec::new();
+    for name in Profile::names() {
+        known.push(Profile::built_in(name)?);
+    }
+    known.retain(|other| other.arch == profile.arch);
+    known.sort_by_key(Profile::build);
+    let older = known.iter().rfind(|other| other.build() <= profile.build());
+    let Some(nearest) = older.or(known.first()) else {
+        return Ok(());
+    };
+    for (name, fields) in &nearest.structs {
+        let plain = || {
+            fields
+                .iter()
+                .filter(|(field, _)| *field != "_size" && !field.contains('.'))
+        };
+        let entry = wanted.entry(name.clone()).or_default();
+        let whole = !profile.structs.contains_key(name);
+        if entry.0.is_none() {
+            entry.0 = fields.get("_size").copied();
+        }
+        let size = entry.0.unwrap_or(u32::MAX);
+        for (field, &offset) in plain() {
+            let common = || {
+                known
+                    .iter()
+                    .all(|other| other.structs.get(name).is_some_and(|s| s.contains_key(field)))
+            };
+            if entry.1.contains_key(field) || !(whole || common()) {
+                continue;
+            }
+            let wide = field_size(nearest, name, field);
+            let is_free = |at: u32| {
+                at.saturating_add(wide) <= size
+                    && entry.1.iter().all(|(other, &start)| {
+                        start >= at + wide || start + field_size(profile, name, other) <= at
+                    })
+            };
+            let holes = || (0..size.saturating_sub(wide)).step_by(8);
+            let Some(place) = Some(offset)
+                .filter(|&at| whole || is_free(at))
+                .or_else(|| holes().find(|&at| is_free(at)))
+            else {
+                return Err(profile.error(format!("{name} lacks {field}, and has no room for it")));
+            };
+            entry.1.insert(field.clone(), place);
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a field, also of a structure that the profile has.
+fn field_size(profile: &Profile, name: &str, field: &str) -> u32 {
+    let inner = field_type(name, field, profile.arch).and_then(|ctype| ctype.embeds());
+    let structure = inner.and_then(|inner| profile.structs.get(&inner)?.get("_size").copied());
+    // Of the small ones none is larger than this.
+    structure.unwrap_or_else(|| {
+        match field_type(name, field, profile.arch).and_then(|ctype| ctype.embeds()) {
+            Some(_) => 64,
+            None => field_size_hint(name, field, profile.arch),
+        }
+    })
 }
 
 /// At least this many bytes does a field have.
