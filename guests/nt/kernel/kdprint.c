@@ -78,7 +78,7 @@ void NT_IMPL(DbgLoadImageSymbols)(PVOID name, PVOID base, ULONG_PTR process) {
 
 /* The debugger's place in exception dispatching while there is none: the services of `int 2d` go by without effect,
    everything else is not its business. */
-BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context) {
+BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context) {
     ULONG64 service = record->ExceptionInformation[0];
     (void)frame;
     if (record->ExceptionCode != STATUS_BREAKPOINT || record->NumberParameters == 0) return FALSE;
@@ -89,6 +89,6 @@ BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEX
     return TRUE;
 }
 
-BOOLEAN NT_IMPL(KdpTrap)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context) {
+BOOLEAN NT_IMPL(KdpTrap)(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context) {
     return KdpStub(frame, record, context);
 }

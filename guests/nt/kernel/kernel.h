@@ -35,6 +35,7 @@
 #define CURRENT_PRCB_OFFSET KPCR_CurrentPrcb
 #define CONTAINED_PRCB_OFFSET KPCR_Prcb
 #define KiFrameStack(frame) ((frame)->Rsp)
+typedef EXCEPTION_RECORD64 EXCEPTION_RECORD, *PEXCEPTION_RECORD;
 
 /* processor.c: the CPU's own structures. IDT, GDT, TSS and the transition stack are one run of pages. */
 #define AREA_GDT 0x1000
@@ -241,7 +242,7 @@ void KdEncodeDataBlock(void);
 void KdDecodeDataBlock(void);
 ULONG DbgPrint(const CHAR *format, ...);
 ULONG vDbgPrintExWithPrefixInternal(const CHAR *prefix, ULONG component, ULONG level, const CHAR *format, va_list list);
-BOOLEAN KdpStub(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context);
+BOOLEAN KdpStub(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context);
 void KdpInitializePrint(void);
 
 /* bugcheck.c */

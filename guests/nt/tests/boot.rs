@@ -7,6 +7,7 @@ use harness::{Guest, Options};
 use hv_core::regs::seg;
 
 const ONE: Options = Options {
+    profile: nt_guest::DEFAULT_PROFILE,
     vcpus: 1,
     options: " NODEBUG",
 };
@@ -39,7 +40,11 @@ fn the_same_seed_gives_the_same_state() {
 #[test]
 fn ring_3_makes_system_calls_and_faults_its_memory_in() {
     for options in [" NODEBUG", " NODEBUG NOKVASHADOW"] {
-        let Some(mut guest) = Guest::boot(&Options { vcpus: 2, options }) else {
+        let Some(mut guest) = Guest::boot(&Options {
+            vcpus: 2,
+            options,
+            ..ONE
+        }) else {
             return;
         };
         assert!(guest.command("user").contains("52 system calls, 38 page faults"));
@@ -53,7 +58,11 @@ fn ring_3_makes_system_calls_and_faults_its_memory_in() {
 #[test]
 fn with_kva_shadow_ring_3_runs_without_the_kernel_mapped() {
     for (options, shadowed) in [(" NODEBUG KVASHADOW", true), (" NODEBUG NOKVASHADOW", false)] {
-        let Some(mut guest) = Guest::boot(&Options { vcpus: 1, options }) else {
+        let Some(mut guest) = Guest::boot(&Options {
+            vcpus: 1,
+            options,
+            ..ONE
+        }) else {
             return;
         };
         guest.type_line("user");

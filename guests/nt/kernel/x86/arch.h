@@ -4,6 +4,15 @@
 #define NT_MACHINE 0x14c
 /* A trap frame has all registers here. */
 typedef void *PKEXCEPTION_FRAME;
+typedef struct _EXCEPTION_RECORD {
+    NTSTATUS ExceptionCode;
+    ULONG ExceptionFlags;
+    struct _EXCEPTION_RECORD *ExceptionRecord;
+    PVOID ExceptionAddress;
+    ULONG NumberParameters;
+    ULONG_PTR ExceptionInformation[15];
+} EXCEPTION_RECORD, *PEXCEPTION_RECORD;
+_Static_assert(sizeof(EXCEPTION_RECORD) == 0x50, "the exception record");
 #define PAGING_TOP 30
 #define ROOT_MASK 0xFFFFFFE0ULL
 #define PTE_OFFSET_MASK 0x7FFFF8UL

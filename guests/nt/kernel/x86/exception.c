@@ -60,14 +60,14 @@ static void KeContextToKframes(PKTRAP_FRAME frame, PCONTEXT context) {
     frame->Ebp = context->Ebp;
 }
 
-void KiDispatchException(PEXCEPTION_RECORD64 record, PKTRAP_FRAME frame, ULONG previous_mode, BOOLEAN first_chance);
+void KiDispatchException(PEXCEPTION_RECORD record, PKTRAP_FRAME frame, ULONG previous_mode, BOOLEAN first_chance);
 
 void KiRaiseTrap(PKTRAP_FRAME frame, NTSTATUS status, PKEXCEPTION_FRAME exception) {
-    EXCEPTION_RECORD64 record;
+    EXCEPTION_RECORD record;
     (void)exception;
     memset(&record, 0, sizeof record);
-    record.ExceptionCode = (ULONG)status;
-    record.ExceptionAddress = frame->Eip;
+    record.ExceptionCode = status;
+    record.ExceptionAddress = (PVOID)frame->Eip;
     if (status == STATUS_BREAKPOINT) {
         /* What is asked for: 0 a break, else the service of `int 2d`, with its arguments in ECX and EDX. */
         record.NumberParameters = 3;
@@ -84,14 +84,14 @@ void KiRaiseTrap(PKTRAP_FRAME frame, NTSTATUS status, PKEXCEPTION_FRAME exceptio
 }
 
 /* No frame-based handlers: the kernel probes what it doesn't trust. */
-BOOLEAN NT_IMPL(RtlDispatchException)(PEXCEPTION_RECORD64 record, PCONTEXT context) {
+BOOLEAN NT_IMPL(RtlDispatchException)(PEXCEPTION_RECORD record, PCONTEXT context) {
     (void)record;
     (void)context;
     return FALSE;
 }
-BOOLEAN RtlDispatchException(PEXCEPTION_RECORD64 record, PCONTEXT context);
+BOOLEAN RtlDispatchException(PEXCEPTION_RECORD record, PCONTEXT context);
 
-void NT_IMPL(KiDispatchException)(PEXCEPTION_RECORD64 record, PKTRAP_FRAME frame, ULONG previous_mode, BOOLEAN first_chance) {
+void NT_IMPL(KiDispatchException)(PEXCEPTION_RECORD record, PKTRAP_FRAME frame, ULONG previous_mode, BOOLEAN first_chance) {
     CONTEXT context;
     memset(&context, 0, sizeof context);
     (void)first_chance;
@@ -103,16 +103,16 @@ void NT_IMPL(KiDispatchException)(PEXCEPTION_RECORD64 record, PKTRAP_FRAME frame
     if (previous_mode) {
         DbgPrint("%s: unhandled exception %08x at %p, process ended\n",
                  (CHAR *)((PEPROCESS)((UCHAR *)PsGetCurrentThread()->Tcb.Process - EPROCESS_Pcb))->ImageFileName,
-                 record->ExceptionCode, (PVOID)(ULONG_PTR)record->ExceptionAddress);
-        PsTerminateSystemThread((NTSTATUS)record->ExceptionCode);
+                 record->ExceptionCode, record->ExceptionAddress);
+        PsTerminateSystemThread(record->ExceptionCode);
     }
     if (RtlDispatchException(record, &context)) {
         KeContextToKframes(frame, &context);
         return;
     }
     if (PsGetCurrentThread()->Tcb.Process == (PVOID)((UCHAR *)PsSystemProcess + EPROCESS_Pcb))
-        KeBugCheckEx(0x7E, record->ExceptionCode, (ULONG_PTR)record->ExceptionAddress, (ULONG_PTR)record, (ULONG_PTR)&context);
-    KeBugCheckEx(0x8E, record->ExceptionCode, (ULONG_PTR)record->ExceptionAddress, (ULONG_PTR)frame, 0);
+        KeBugCheckEx(0x7E, (ULONG_PTR)record->ExceptionCode, (ULONG_PTR)record->ExceptionAddress, (ULONG_PTR)record, (ULONG_PTR)&context);
+    KeBugCheckEx(0x8E, (ULONG_PTR)record->ExceptionCode, (ULONG_PTR)record->ExceptionAddress, (ULONG_PTR)frame, 0);
 }
 
 void KiProcessNmi(PKTRAP_FRAME frame) { KeBugCheckEx(0x80, 0x4F4454, (ULONG_PTR)frame, 0, 0); }

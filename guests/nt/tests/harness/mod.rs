@@ -1,12 +1,14 @@
 //! A booted guest for the tests, and its memory through its page tables.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
 use hv_core::{GuestPhysAddr, Ticks};
-use nt_guest::{Built, DEFAULT_PROFILE, Profile, Role};
+use nt_guest::{Arch, Built, Profile, Role};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, OnceLock};
 
 const PROMPT: &str = "nt> ";
 /// Guest ticks that anything here may take: 30 seconds of guest time.
@@ -14,6 +16,7 @@ const PATIENCE: u64 = 3_000_000_000;
 const SECOND: u64 = 100_000_000;
 
 pub struct Options {
+    pub profile: &'static str,
     pub vcpus: u32,
     pub options: &'static str,
 }
@@ -24,21 +27,20 @@ pub struct Guest {
     output: String,
 }
 
-/// The default profile's guest, built once for all tests; `None` without the tools.
-fn built() -> Option<Built> {
-    static BUILT: OnceLock<Mutex<Option<Built>>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| {
+/// A profile's guest, built once for all tests of a program; `None` without the tools.
+fn built(profile: &Profile) -> Option<Built> {
+    static BUILT: Mutex<BTreeMap<String, Option<Built>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().expect("no test panics with it");
+    let build = || {
         if let Err(error) = nt_guest::versions() {
             eprintln!("not run: {error}");
-            return Mutex::new(None);
+            return None;
         }
-        let profile = Profile::built_in(DEFAULT_PROFILE).expect("the default profile");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nt-guest-boot");
-        Mutex::new(Some(
-            nt_guest::build(&profile, &folder).expect("the guest builds"),
-        ))
-    });
-    built.lock().expect("no test panics with it").clone()
+        let name = format!("{}-{}", env!("CARGO_CRATE_NAME"), profile.name);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        Some(nt_guest::build(profile, &folder).expect("the guest builds"))
+    };
+    built.entry(profile.name.clone()).or_insert_with(build).clone()
 }
 
 fn boot_files(built: &Built, options: &str) -> NtBoot {
@@ -72,7 +74,8 @@ fn boot_files(built: &Built, options: &str) -> NtBoot {
 impl Guest {
     /// A guest at its first prompt.
     pub fn boot(options: &Options) -> Option<Guest> {
-        let built = built()?;
+        let profile = Profile::built_in(options.profile).expect("the profile");
+        let built = built(&profile)?;
         let machine = Machine::new(&MachineConfig {
             memory_bytes: 128 << 20,
             vcpus: options.vcpus,
@@ -84,7 +87,7 @@ impl Guest {
         .expect("the machine");
         let mut guest = Guest {
             machine,
-            profile: Profile::built_in(DEFAULT_PROFILE).expect("the default profile"),
+            profile,
             output: String::new(),
         };
         guest.run_to_the_prompt();
@@ -185,17 +188,21 @@ impl Guest {
         self.physical(physical)
     }
 
-    fn physical(&self, address: u64) -> u64 {
+    /// Eight bytes of physical memory.
+    pub fn physical(&self, address: u64) -> u64 {
         let mut bytes = [0; 8];
         self.machine.read_physical(GuestPhysAddr(address), &mut bytes);
         u64::from_le_bytes(bytes)
     }
 
-    /// SDM vol. 3A, 4.5.
+    /// SDM vol. 3A, 4.4 and 4.5.
     pub fn translate(&self, root: u64, address: u64) -> Option<u64> {
         const FRAME: u64 = 0x000f_ffff_ffff_f000;
-        let mut table = root & FRAME;
-        for shift in [39, 30, 21, 12] {
+        let (mut table, levels): (_, &[u32]) = match self.profile.arch {
+            Arch::X64 => (root & FRAME, &[39, 30, 21, 12]),
+            Arch::X86 => (root & !0x1f, &[30, 21, 12]),
+        };
+        for &shift in levels {
             let entry = self.physical(table + (address >> shift & 0x1ff) * 8);
             if entry & 1 == 0 {
                 return None;
