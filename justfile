@@ -15,6 +15,10 @@ test *arguments:
 ci:
     .ci/run
 
+# The heavy matrix that CI leaves out: two hours, or the parts named
+nightly *parts:
+    setup/nightly.sh {{parts}}
+
 # Format, then show clippy's opinion
 lint:
     cargo fmt --all

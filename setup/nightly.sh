@@ -1,28 +1,67 @@
 #!/bin/bash
-# The heavy matrix that `.ci/run` leaves out: long differential runs, and fuzzing for a bounded time. Takes one to two
-# hours; FUZZ_SECONDS and DIFF_CASES scale it.
+# The heavy matrix that `.ci/run` leaves out. Takes about two hours on two cores. Arguments name the parts to run:
+#
+#   boots         the kernels on many machines with many command lines, some with work of exactly known output
+#   seeds         guests that are debugged at random moments, DEBUGGED_SEEDS (20) times differently
+#   system        system code, single-stepped here and in QEMU, with SYSTEM_CASES (1000) random descriptors
+#   differential  DIFF_CASES (2000) random cases of every user-mode instruction against the host's CPU
+#   fuzzing       every fuzz target for FUZZ_SECONDS (600)
+#
+# All parts run, even after a failure; the exit status tells whether there was one.
 set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-FUZZ_SECONDS=${FUZZ_SECONDS:-600}
-DIFF_CASES=${DIFF_CASES:-2000}
+PARTS=(boots seeds system differential fuzzing)
+[ $# = 0 ] || PARTS=("$@")
+
+TEST=(cargo test --release --locked --package tests)
+
+boots() {
+    "${TEST[@]}" --test e2e -- --ignored --nocapture
+}
+
+seeds() {
+    local seed failed=()
+    for seed in $(seq 1 "${DEBUGGED_SEEDS:-20}"); do
+        KDD_TEST_SEED=$seed "${TEST[@]}" --test e2e -- nobody_had_been_there no_debugger_call || failed+=("$seed")
+    done
+    [ ${#failed[@]} = 0 ] || { say "failed with KDD_TEST_SEED: ${failed[*]}"; return 1; }
+}
+
+system() {
+    KDD_SYSTEM_CASES=${SYSTEM_CASES:-1000} "${TEST[@]}" --test against_qemu -- --nocapture
+}
+
+differential() {
+    KDD_DIFF_CASES=${DIFF_CASES:-2000} "${TEST[@]}" --test differential -- --nocapture
+}
+
+fuzzing() {
+    cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "${FUZZ_SECONDS:-600}"
+}
+
+for part in "${PARTS[@]}"; do
+    case $part in
+        boots | seeds | system | differential | fuzzing) ;;
+        *) die "no part '$part'; there are: boots seeds system differential fuzzing" ;;
+    esac
+done
 
 cd "$KDD_ROOT"
 need_rust
 bash setup/test-tools.sh
 bash setup/guest-linux.sh --second
-
-say "$DIFF_CASES cases of every instruction form against the host's CPU"
-KDD_DIFF_CASES=$DIFF_CASES cargo test --release --locked --package tests --test differential -- --nocapture
-
-say "boots with other command lines and sizes; other seeds for the debugged guests"
-# All at once, so that every test finds the binaries that it starts.
+# All at once, so that every test finds the binaries that it starts, built with the same features.
 cargo build --release --locked --workspace --all-targets
-cargo test --release --locked --package tests --test e2e -- --ignored
-for seed in $(seq 1 "${DEBUGGED_SEEDS:-20}"); do
-    KDD_TEST_SEED=$seed cargo test --release --locked --package tests --test e2e -- nobody_had_been_there no_debugger_call
+
+failed=()
+for part in "${PARTS[@]}"; do
+    start=$SECONDS
+    say "$part"
+    "$part" || failed+=("$part")
+    say "$part: $((SECONDS - start)) s"
 done
 
-say "every fuzz target for $FUZZ_SECONDS s"
-cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "$FUZZ_SECONDS"
+[ ${#failed[@]} = 0 ] || die "failed: ${failed[*]}"
+say "all passed"

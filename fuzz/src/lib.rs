@@ -5,7 +5,7 @@
 //!  libFuzzer, guided by coverage ───────────► bytes ─┴─► targets::…::run ─► the crates of the workspace
 //! ```
 //! A target is a plain function in [`targets`]. Two things drive it: `src/bin/drive.rs`, which needs nothing but the
-//! stable compiler, and the entry points for cargo-fuzz in `fuzz_targets/`, for those who have it. Targets assert
+//! stable compiler, and libFuzzer's entry points in `fuzz_targets/` (README.md says how). Targets assert
 //! more than the absence of panics where something cheap can be asserted: that a machine run in pieces is the
 //! machine run at once, that a session that goes leaves no pause behind.
 

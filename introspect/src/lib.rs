@@ -54,6 +54,7 @@ mod region;
 mod session;
 mod target;
 mod virtual_memory;
+pub mod windows;
 
 pub use error::{Error, Fault, ReadError, TranslateError, WriteError};
 pub use event::{EventSink, TargetEvent};

@@ -4,6 +4,7 @@
 //!  kdd list, regs, …         control::client ──JSON lines──► control::server ──► serve::Service
 //!  kdd run, kdd serve        own the Service                                        │ domains
 //!  gdb, lldb                 ──────────────── remote protocol ──► gdb_bridge ──► introspect::Target ──► hv_core
+//!  WinDbg, kd                ──────────────── KD protocol ───────► kd ─────────► introspect::Target
 //! ```
 //!
 //! The three things that matter:
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod console;
 pub mod control;
 mod failure;
+pub mod kd;
 pub mod nt;
 pub mod parse;
 pub mod serve;

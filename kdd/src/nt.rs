@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// What an NT-shaped guest is booted with: nothing in it is enabled for debuggers.
 pub const DEFAULT_OPTIONS: &str = "NODEBUG";
 
+/// The profile of the default guest.
+pub const DEFAULT_PROFILE: &str = "win10-19041-x64";
+
 /// The cache folder of the set-up scripts.
 pub fn cache() -> PathBuf {
     let chosen = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
@@ -28,6 +31,12 @@ pub fn folder(profile: &str) -> Result<PathBuf, Failure> {
     }
     std::path::absolute(&folder)
         .map_err(|error| Failure::new(profile.name, error, "set KDD_CACHE to an absolute path"))
+}
+
+/// Whether the guest of a built-in profile is in the cache folder, and current.
+pub fn is_built(profile: &str) -> bool {
+    Profile::load(profile)
+        .is_ok_and(|profile| Built::open(&profile, &cache().join("nt").join(&profile.name)).is_some())
 }
 
 fn make(profile: &Profile, folder: &Path) -> Result<(), Failure> {

@@ -4,7 +4,8 @@
 //!  a test ── Service ──► kdd run | serve, a process of its own, on free ports, in a scratch folder
 //!    │         ├─ kdd(…) ──► the same binary as a client, over the control socket
 //!    │         └─ Console ─► the guest's shell: types, and waits for what it prints
-//!    └── Gdb, Lldb ───────► real debuggers on the service's port
+//!    ├── Gdb, Lldb ───────► real debuggers on the service's gdb port
+//!    └── Engine, KdClient ► Microsoft's engine under Wine, and one of our own, on its KD port
 //! ```
 //! Nothing sleeps in order to wait: [`Transcript`] waits for text or for the end, with a limit. Processes end with
 //! the value that stands for them, whether the test passes or not. Helpers panic, as assertions do.
@@ -15,9 +16,11 @@
 pub mod bench;
 mod client;
 mod console;
+mod dbgeng;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod differential;
 mod gdb;
+pub mod kd;
 mod lldb;
 mod process;
 mod scratch;
@@ -28,6 +31,7 @@ mod transcript;
 
 pub use client::Outcome;
 pub use console::Console;
+pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
 pub use lldb::Lldb;
 pub use scratch::Scratch;

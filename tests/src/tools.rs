@@ -85,7 +85,7 @@ pub fn has_tool(name: &str) -> bool {
 
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{why}");
     eprintln!("SKIPPED: {why}");
 }
@@ -94,7 +94,7 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-fn cache_folder() -> PathBuf {
+pub(crate) fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     // As for the set-up scripts, a relative path starts at the project's folder.
     root().join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))

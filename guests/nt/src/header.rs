@@ -253,3 +253,60 @@ fn variables(text: &mut String, symbols: &[Symbol]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(structs: &str) -> Result<String, NtError> {
+        let json = format!(r#"{{"version": "10.0.19041.1", "arch": "x64", "structs": {structs}}}"#);
+        header(&Profile::parse("test", &json)?)
+    }
+
+    #[test]
+    fn fields_that_overlap_become_a_union_and_gaps_are_filled() {
+        let text = of(r#"{"_T": {"_size": 48, "Head": 8, "Xmm0": 16, "Dr0": 24, "MxCsr": 40}}"#).unwrap();
+        let wanted = "struct _T {
+    UINT8 Spare_0[8];
+    UINT64 Head;
+    union {
+        struct _M128A Xmm0;
+        struct {
+            UINT8 Spare_1[8];
+            ULONG_PTR Dr0;
+        };
+    };
+    UINT8 Spare_2[8];
+    UINT32 MxCsr;
+    UINT8 Spare_3[4];
+};
+";
+        assert!(
+            text.contains(wanted),
+            "{}",
+            &text[text.find("struct _T {").unwrap()..]
+        );
+    }
+
+    #[test]
+    fn dotted_names_are_checked_against_the_inner_structure() {
+        let inner = r#""_KPROCESS": {"_size": 1080, "DirectoryTableBase": 40}"#;
+        let outer = |at: u32| {
+            of(&format!(
+                r#"{{{inner}, "_EPROCESS": {{"_size": 2624, "Pcb": 16, "Pcb.DirectoryTableBase": {at}}}}}"#
+            ))
+        };
+        assert!(
+            outer(56)
+                .unwrap()
+                .contains("offsetof(struct _EPROCESS, Pcb.DirectoryTableBase) == 0x38")
+        );
+        assert!(
+            outer(64)
+                .unwrap_err()
+                .to_string()
+                .contains("Pcb.DirectoryTableBase")
+        );
+        assert!(outer(8).unwrap_err().to_string().contains("before"));
+    }
+}

@@ -168,7 +168,7 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
         "-c",
         "-Iinclude",
         "-Igenerated",
-        "-fdebug-compilation-dir=.",
+        "-ffile-compilation-dir=.",
     ];
     let own = format!("-I{folder}");
     flags.push(&own);

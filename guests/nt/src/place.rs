@@ -507,3 +507,60 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::symbols;
+
+    fn plan(rvas: &str) -> Result<Plan, NtError> {
+        let json = format!(r#"{{"version": "10.0.19041.1", "arch": "x64", "rvas": {rvas}}}"#);
+        let profile = Profile::parse("test", &json)?;
+        Plan::new(&profile, &Types::new(&profile)?, &symbols(&profile), &[])
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.sections
+            .iter()
+            .map(|section| section.name.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn code_and_variables_lie_in_sections_of_their_own_with_pads_between() {
+        let plan =
+            plan(r#"{"KiSystemCall64": 8256, "KeBugCheckEx": 2097152, "KdVersionBlock": 4198400}"#).unwrap();
+        assert_eq!(
+            names(&plan)[..6],
+            ["Pad1", ".text", "Pad2", "PAGE", "Pad3", ".data"]
+        );
+        let size = |at: usize| match plan.sections[at].kind {
+            SectionKind::Pad { size } => size,
+            _ => 0,
+        };
+        assert_eq!((size(0), size(2), size(4)), (0x1000, 0x1f_d000, 0x20_0000));
+    }
+
+    #[test]
+    fn what_shares_a_page_shares_its_rights() {
+        let plan = plan(r#"{"KiSystemCall64": 8192, "NtBuildNumber": 8448}"#).unwrap();
+        assert_eq!(
+            plan.sections[1].rights,
+            Rights {
+                write: true,
+                execute: true
+            }
+        );
+    }
+
+    #[test]
+    fn symbols_that_do_not_fit_are_named() {
+        let why = |rvas| plan(rvas).unwrap_err().to_string();
+        assert!(
+            why(r#"{"KdVersionBlock": 8192, "NtBuildNumber": 8200}"#).contains("KdVersionBlock at 0x2000")
+        );
+        assert!(why(r#"{"KeBugCheckEx": 8192, "KeBugCheck2": 8195}"#).contains("takes 0x5 bytes"));
+        // An array gives way.
+        assert!(plan(r#"{"KiProcessorBlock": 8192, "NtBuildNumber": 8208}"#).is_ok());
+    }
+}

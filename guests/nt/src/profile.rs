@@ -428,3 +428,91 @@ fn derived_guid(json: &str) -> String {
     digits.replace_range(16..17, "9");
     digits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(json: &str) -> String {
+        Profile::parse("test", json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_built_in_profile_is_one_and_says_where_it_is_from() {
+        for name in Profile::names() {
+            let profile = Profile::built_in(name).unwrap();
+            assert!(profile.about.len() > 40, "{name}");
+            assert!(profile.structs.contains_key("_EPROCESS"), "{name}");
+            profile.check_identity().unwrap();
+        }
+        assert!(Profile::built_in(DEFAULT_PROFILE).unwrap().runs());
+        assert!(
+            Profile::built_in("win3")
+                .unwrap_err()
+                .to_string()
+                .contains("win7-x64")
+        );
+    }
+
+    #[test]
+    fn versions_have_their_size_of_the_debugger_block() {
+        let sizes = [
+            ("win7-x64", 0x340),
+            ("win8-x64", 0x360),
+            ("win81-x64", 0x360),
+            ("win10-1607-x64", 0x368),
+            ("win10-1809-x64", 0x380),
+            ("win11-22000-x64", 0x380),
+            ("win11-22621-x64", 0x3a0),
+        ];
+        for (name, size) in sizes {
+            assert_eq!(Profile::built_in(name).unwrap().kdbg_size(), size, "{name}");
+        }
+    }
+
+    #[test]
+    fn mistakes_in_a_profile_are_named() {
+        assert!(why("{").contains("EOF"));
+        assert!(why(r#"{"version": "10", "arch": "x64"}"#).contains("version"));
+        let with = |rest: &str| why(&format!(r#"{{"version": "10.0.1.1", "arch": "x64", {rest}}}"#));
+        assert!(with(r#""guid": "12""#).contains("32 hexadecimal"));
+        assert!(with(r#""pdb": "../x.pdb""#).contains("file name"));
+        assert!(with(r#""kdbg_size": 9"#).contains("multiple of 8"));
+        assert!(with(r#""rvas": {"A": 1}"#).contains("outside"));
+        assert!(with(r#""rvas": {"A b": 4096}"#).contains("'A b'"));
+        assert!(with(r#""structs": {"_X": {"_size": 4, "F": 4}}"#).contains("_X.F"));
+        assert!(with(r#""structs": {"_X": {"_size": 4294967295}}"#).contains("size"));
+        assert!(with(r#""build_lab": "\"; x""#).contains("build_lab"));
+    }
+
+    #[test]
+    fn a_real_kernels_identity_belongs_to_its_layout_alone() {
+        let json = BUILT_IN.iter().find(|(name, _)| *name == "win7-x64").unwrap().1;
+        let copy = Profile::parse("copy", json).unwrap();
+        copy.check_identity().unwrap();
+        let moved = json.replace("\"ImageFileName\": 736", "\"ImageFileName\": 737");
+        assert_ne!(moved, json);
+        let moved = Profile::parse("moved", &moved).unwrap();
+        assert!(
+            moved
+                .check_identity()
+                .unwrap_err()
+                .to_string()
+                .contains("win7-x64")
+        );
+    }
+
+    #[test]
+    fn a_profile_without_identity_gets_its_own_every_time_the_same() {
+        let json = r#"{"version": "10.0.19041.1", "arch": "x64"}"#;
+        let guid = Profile::parse("a", json).unwrap().guid();
+        assert_eq!(guid.len(), 32);
+        assert_eq!(guid, Profile::parse("b", json).unwrap().guid());
+        assert_ne!(
+            guid,
+            Profile::parse("a", &json.replace("19041", "19042"))
+                .unwrap()
+                .guid()
+        );
+    }
+}

@@ -52,3 +52,17 @@ pub fn versions() -> Result<String, NtError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_is_not_there_is_named_with_what_installs_it() {
+        let error = run("no-such-compiler", Path::new("."), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no-such-compiler isn't installed"), "{error}");
+        assert!(error.contains("setup/guest-nt.sh"), "{error}");
+    }
+}

@@ -5,9 +5,9 @@ mod harness;
 
 use harness::{Guest, Options};
 use hv_core::regs::seg;
+use nt_guest::Profile;
 
 const ONE: Options = Options {
-    profile: nt_guest::DEFAULT_PROFILE,
     vcpus: 1,
     options: " NODEBUG",
 };
@@ -24,6 +24,33 @@ fn it_boots_to_its_prompt_on_one_and_on_four_processors() {
                 .contains("NT guest: 19041.1.amd64fre.vb_release.191206-1406 ready")
         );
         assert!(guest.command("stat").contains(&format!("processors {vcpus}\r\n")));
+    }
+}
+
+#[test]
+fn every_x64_profile_boots_and_works() {
+    for name in Profile::names().filter(|name| name.ends_with("-x64")) {
+        let Some(mut guest) = Guest::of_profile(name, &Options { vcpus: 2, ..ONE }) else {
+            return;
+        };
+        assert!(
+            guest.command("user").contains("52 system calls, 38 page faults"),
+            "{name}"
+        );
+        assert!(guest.command("load").contains("loaded at FFFF"), "{name}");
+        let profile = Profile::built_in(name).expect("the profile");
+        if let Some(version) = guest.known_symbol("KdVersionBlock") {
+            let minor = guest.read(version) >> 16 & 0xffff;
+            assert_eq!(minor, u64::from(profile.build()), "{name}");
+            assert_eq!(guest.read(version + 0x10), guest.kernel(), "{name}");
+        }
+        guest.type_line("bugcheck e2");
+        guest.run_to_the_end();
+        assert!(guest.seen().contains("*** STOP: 0x000000E2"), "{name}");
+        if let Some(block) = guest.known_symbol("KdDebuggerDataBlock") {
+            let size = u64::from(profile.kdbg_size());
+            assert_eq!(guest.read(block + 0x10), size << 32 | 0x4742_444b, "{name}");
+        }
     }
 }
 

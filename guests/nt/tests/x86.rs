@@ -10,12 +10,12 @@ use hv_core::regs::{efer, gpr, seg};
 const PROFILES: [&str; 2] = ["win7-x86", "win10-x86"];
 const IA32_PAGES: u64 = 0xffff_f000;
 
-fn boot(profile: &'static str, vcpus: u32) -> Option<Guest> {
-    Guest::boot(&Options {
-        profile,
+fn boot(profile: &str, vcpus: u32) -> Option<Guest> {
+    let options = Options {
         vcpus,
         options: " NODEBUG",
-    })
+    };
+    Guest::of_profile(profile, &options)
 }
 
 /// What the kernel has at an offset of processor 0's KPCR, which GDT entry 30 is for.

@@ -3,6 +3,7 @@
 //! A store that meets a frame with decoded code, a watchpoint or a device is never done by a TLB entry: the
 //! slow path asks [`Bus::frame_flags`].
 
+use super::tables::Tables;
 use super::watch::Watches;
 use crate::addr::GuestPhysAddr;
 use crate::devices::Platform;
@@ -22,19 +23,12 @@ pub(crate) struct Bus {
     pub(crate) code: FxHashMap<u64, CodeMask>,
     /// Frames whose code was written since the engine last looked.
     pub(crate) stale_code: Vec<u64>,
-    /// A frame gained code, or a page moved: every TLB must drop its write entries (or all) before running on.
-    pub(crate) flush: PendingFlush,
+    /// A page moved: these vCPUs, a bit each, must drop their pointers before they run on.
+    pub(crate) moved: u8,
+    pub(crate) tables: Tables,
     pub(crate) watches: Watches,
     /// Restricted frames.
     pub(crate) rights: FxHashMap<u64, PageRights>,
-}
-
-/// What every TLB of the machine must drop.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum PendingFlush {
-    Nothing,
-    Writes,
-    All,
 }
 
 /// The mask of granules that `length` bytes at `offset` in a page touch.
@@ -44,34 +38,47 @@ pub(crate) fn granules(offset: usize, length: usize) -> CodeMask {
     (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 
+/// The pieces of a range that lie in one page each, and where they are in its bytes.
+fn by_page(
+    address: GuestPhysAddr,
+    length: usize,
+) -> impl Iterator<Item = (GuestPhysAddr, std::ops::Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let here = address.wrapping_add(at as u64);
+        let start = at;
+        at = (at + 4096 - here.page_offset()).min(length);
+        (start < length).then_some((here, start..at))
+    })
+}
+
 impl Bus {
     pub(crate) fn new(memory: GuestMemory, platform: Platform, vcpus: u32, tsc_hz: u64) -> Bus {
         Bus {
+            tables: Tables::new(memory.ram_frames()),
             memory,
             vcpus,
             tsc_hz,
             platform,
             code: FxHashMap::default(),
             stale_code: Vec::new(),
-            flush: PendingFlush::Nothing,
+            moved: 0,
             watches: Watches::default(),
             rights: FxHashMap::default(),
         }
     }
 
-    /// Asks for a flush of every TLB.
-    pub(crate) fn request_flush(&mut self, what: PendingFlush) {
-        self.flush = self.flush.max(what);
-    }
-
-    /// Notes that code at `offset..offset + length` of `frame` was decoded.
-    pub(crate) fn note_code(&mut self, frame: u64, offset: usize, length: usize) {
+    /// Notes that code at `offset..offset + length` of `frame` was decoded; true if the frame had none.
+    pub(super) fn note_code(&mut self, frame: u64, offset: usize, length: usize) -> bool {
         let mask = granules(offset, length);
         match self.code.get_mut(&frame) {
-            Some(known) => *known |= mask,
+            Some(known) => {
+                *known |= mask;
+                false
+            }
             None => {
                 self.code.insert(frame, mask);
-                self.request_flush(PendingFlush::Writes);
+                true
             }
         }
     }
@@ -83,24 +90,28 @@ impl Bus {
             .is_some_and(|mask| mask & granules(offset, length) != 0)
     }
 
-    /// Writes physical RAM for a vCPU's page walk or the debugger: decoded code and moved pages are noted.
-    pub(crate) fn write_physical(&mut self, address: GuestPhysAddr, bytes: &[u8], rom: bool) -> usize {
-        let (done, moved) = self.memory.write(address, bytes, rom);
-        if moved {
-            self.request_flush(PendingFlush::All);
+    /// Writes physical RAM: changed page tables, decoded code and moved pages are noted.
+    pub(crate) fn write_physical(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> usize {
+        for (here, range) in by_page(address, bytes.len()) {
+            self.table_written(here, &bytes[range]);
         }
-        let mut at = 0;
-        while at < done {
-            let here = address.wrapping_add(at as u64);
-            let length = (4096 - here.page_offset()).min(done - at);
-            self.code_written(here.frame(), here.page_offset(), length);
-            at += length;
+        self.write_ram(address, bytes)
+    }
+
+    /// The same where no translation can end by it.
+    pub(super) fn write_ram(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> usize {
+        let (done, moved) = self.memory.write(address, bytes, false);
+        if moved {
+            self.moved = u8::MAX;
+        }
+        for (here, range) in by_page(address, done) {
+            self.code_written(here.frame(), here.page_offset(), range.len());
         }
         done
     }
 
     /// Notes a write to a frame that may hold decoded code.
-    pub(crate) fn code_written(&mut self, frame: u64, offset: usize, length: usize) {
+    fn code_written(&mut self, frame: u64, offset: usize, length: usize) {
         if self.meets_code(frame, offset, length) {
             self.code.remove(&frame);
             self.stale_code.push(frame);

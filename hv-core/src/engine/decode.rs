@@ -7,6 +7,7 @@ use super::exec::{self, Flow};
 use super::fast;
 use super::vcpu::{Abort, Exec, Mode, Pending, Vcpu, ZERO};
 use crate::addr::GuestPhysAddr;
+use crate::memory::Backing;
 use crate::regs::seg;
 use iced_x86::{CpuidFeature, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use std::cell::Cell;
@@ -19,7 +20,13 @@ pub(crate) fn generic(cpu: &mut Vcpu, bus: &mut Bus, op: &Op) -> Flow {
         let _: Abort = cpu.undefined();
         return Flow::Abort;
     };
+    let generation = cpu.map_generation;
     match exec::execute(cpu, bus, i, op.number) {
+        // A descriptor's accessed bit, say, that lay in a page table or in code: what follows must be fetched anew.
+        Ok(Flow::Next) if cpu.map_generation != generation || !bus.stale_code.is_empty() => {
+            cpu.rip = i.next_ip();
+            Flow::Leave
+        }
         Ok(flow) => flow,
         Err(Abort) => Flow::Abort,
     }
@@ -330,7 +337,7 @@ impl Vcpu {
             previous = instruction;
         }
         if !single {
-            bus.note_code(fetched.physical >> 12, fetched.physical as usize & 0xfff, used);
+            self.note_code(bus, fetched.physical, used);
         }
         Ok(block)
     }
@@ -362,13 +369,20 @@ impl Vcpu {
         block.end = instruction.next_ip();
         block.second_frame = Some(second.physical >> 12);
         self.push_op(&mut block, &instruction, None, 0, &bytes[..head + second.length]);
-        bus.note_code(first.physical >> 12, first.physical as usize & 0xfff, head);
-        bus.note_code(
-            second.physical >> 12,
-            0,
-            decoder.position().saturating_sub(head).max(1),
-        );
+        self.note_code(bus, first.physical, head);
+        let reach = decoder.position().saturating_sub(head).max(1);
+        self.note_code(bus, second.physical, reach);
         Ok(block)
+    }
+
+    /// Notes decoded code, all in one page: no store to it goes by a TLB.
+    fn note_code(&mut self, bus: &mut Bus, physical: u64, length: usize) {
+        let frame = physical >> 12;
+        if bus.note_code(frame, physical as usize & 0xfff, length)
+            && let Backing::Ram(frame) = bus.memory.backing(frame)
+        {
+            self.revoke_writes(bus, frame);
+        }
     }
 
     /// Appends an instruction that is the first of `bytes`; true if the block ends with it.

@@ -474,13 +474,7 @@ impl Vcpu {
         if to_long && code.big() {
             return Err(self.raise_error(vector::GP, selector_error(cs)));
         }
-        if if to_long {
-            !is_canonical(ip)
-        } else {
-            ip > code.limit() as u64
-        } {
-            return Err(self.general_protection());
-        }
+        self.check_far_target(&code, ip)?;
         // In 64-bit mode SS:RSP is always popped (SDM vol. 2, IRET).
         let outer = rpl > old_cpl;
         let pops_stack = outer || self.mode == Mode::Long;

@@ -2,52 +2,22 @@
 //!
 //! ```text
 //! load/store ──TLB hit──► host memory
-//!      └─miss─► split at the page ─► walk (rights, A/D) ─► rights, watchpoints, code, MMIO ─► memory or device
+//!      └─miss─► split at the page ─► walk (walk.rs) ─► watchpoints, code, tables, MMIO ─► memory or device
 //!                                                              └─ needs precision: Pending::Precise
 //! ```
 
-use super::bus::{Bus, PendingFlush};
+use super::bus::Bus;
 use super::flags::Width;
 use super::tlb::View;
-use super::vcpu::{Exec, Pending, Vcpu, vector};
+use super::vcpu::{Abort, Exec, Pending, Vcpu, vector};
+use super::walk::Access;
 use crate::addr::{GuestPhysAddr, Ticks};
 use crate::introspect::AccessKind;
 use crate::memory::Backing;
-use crate::regs::{cr0, cr4, efer};
-
-/// What an access does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Access {
-    Read,
-    Write,
-    Fetch,
-}
-
-/// Bits of a paging entry (SDM vol. 3A, 4.3 to 4.5).
-mod entry {
-    pub(super) const P: u64 = 1 << 0;
-    pub(super) const RW: u64 = 1 << 1;
-    pub(super) const US: u64 = 1 << 2;
-    pub(super) const A: u64 = 1 << 5;
-    pub(super) const D: u64 = 1 << 6;
-    pub(super) const PS: u64 = 1 << 7;
-    pub(super) const NX: u64 = 1 << 63;
-}
-
-/// Page-fault error code bits (SDM vol. 3A, 4.7).
-mod fault {
-    pub(super) const P: u32 = 1 << 0;
-    pub(super) const W: u32 = 1 << 1;
-    pub(super) const U: u32 = 1 << 2;
-    pub(super) const RSVD: u32 = 1 << 3;
-    pub(super) const I: u32 = 1 << 4;
-}
+use crate::regs::cr4;
 
 /// Physical address bits of every CPU model.
 pub(crate) const PHYSICAL_BITS: u32 = 40;
-const PHYSICAL_MASK: u64 = (1 << PHYSICAL_BITS) - 1;
-/// Bits 40..52 are reserved in long-mode and PAE entries.
-const RESERVED_HIGH: u64 = ((1 << 52) - 1) & !PHYSICAL_MASK;
 
 /// Whether an address is canonical with 48 linear bits.
 pub(crate) fn is_canonical(linear: u64) -> bool {
@@ -146,7 +116,7 @@ impl Vcpu {
         let last = linear.wrapping_add(size as u64 - 1);
         if self.long_mode() && !(is_canonical(linear) && is_canonical(last)) {
             self.pending = Pending::NonCanonical;
-            return Err(super::vcpu::Abort);
+            return Err(Abort);
         }
         Ok((0x1000 - (linear as usize & 0xfff)).min(size))
     }
@@ -185,11 +155,15 @@ impl Vcpu {
             let (head, tail) = bytes.split_at(first);
             self.check_access(bus, linear, physical, head.len(), AccessKind::Write)?;
             self.check_access(bus, next, physical_next, tail.len(), AccessKind::Write)?;
-            self.write_page(bus, linear, physical, head)?;
-            self.write_page(bus, next, physical_next, tail)
+            // The first part may change where the second page is, for later accesses.
+            self.write_page(bus, physical, head);
+            self.write_page(bus, physical_next, tail);
+            Ok(())
         } else {
             self.check_access(bus, linear, physical, bytes.len(), AccessKind::Write)?;
-            self.write_page(bus, linear, physical, bytes)
+            self.write_page(bus, physical, bytes);
+            self.cache_write(bus, linear, physical);
+            Ok(())
         }
     }
 
@@ -238,13 +212,17 @@ impl Vcpu {
         if first < bytes.len() {
             let next = self.wrap_linear(linear.wrapping_add(first as u64));
             let physical_next = self.translate_implicit(bus, next, Access::Write)?;
-            bus.write_physical(GuestPhysAddr(physical_next), &bytes[first..], false);
+            self.write_ram(bus, physical_next, &bytes[first..]);
         }
-        bus.write_physical(GuestPhysAddr(physical), &bytes[..first], false);
-        if bus.flush == PendingFlush::All {
-            self.tlb.flush();
-        }
+        self.write_ram(bus, physical, &bytes[..first]);
         Ok(())
+    }
+
+    /// Writes RAM and drops what the TLB held by what was there.
+    fn write_ram(&mut self, bus: &mut Bus, physical: u64, bytes: &[u8]) {
+        bus.write_physical(GuestPhysAddr(physical), bytes);
+        self.drop_moved(bus);
+        self.drop_changed(bus);
     }
 
     fn check_access(
@@ -267,7 +245,7 @@ impl Vcpu {
                 frame: GuestPhysAddr(physical & !0xfff),
                 access: Some(access),
             };
-            return Err(super::vcpu::Abort);
+            return Err(Abort);
         }
         if self.guest_watch {
             self.check_guest_watch(linear, length, access);
@@ -293,14 +271,17 @@ impl Vcpu {
             if bus.is_mmio(physical) {
                 return self.need_precision();
             }
+            if access == AccessKind::Write && self.may_move_code(bus, physical, length) {
+                return self.need_precision();
+            }
         }
         Ok(())
     }
 
     #[cold]
-    fn need_precision(&mut self) -> Exec {
+    pub(super) fn need_precision(&mut self) -> Exec {
         self.pending = Pending::Precise;
-        Err(super::vcpu::Abort)
+        Err(Abort)
     }
 
     /// The guest's own data breakpoints (SDM vol. 3B, 17.2.4 and 17.2.5): the trap comes after the instruction.
@@ -339,15 +320,6 @@ impl Vcpu {
         }
     }
 
-    /// SDM vol. 3A, 4.4.1: whether the four page-directory-pointer entries at `root` can be loaded.
-    pub(crate) fn pointers_are_valid(&self, bus: &Bus, root: u64) -> bool {
-        let reserved = RESERVED_HIGH | 0xfff << 52 | 0x1e6;
-        (0..4).all(|n| {
-            let value = bus.memory.read_u64((root & 0xffff_ffe0) + 8 * n).unwrap_or(0);
-            value & entry::P == 0 || value & reserved == 0
-        })
-    }
-
     fn may_cache(&self, bus: &Bus, linear: u64, physical: u64) -> bool {
         !self.guest_watch
             && !self.checks_alignment
@@ -379,7 +351,7 @@ impl Vcpu {
         Ok(())
     }
 
-    fn write_page(&mut self, bus: &mut Bus, linear: u64, physical: u64, bytes: &[u8]) -> Exec {
+    fn write_page(&mut self, bus: &mut Bus, physical: u64, bytes: &[u8]) {
         if bus.is_mmio(physical) {
             for (i, part) in bytes.chunks(8).enumerate() {
                 let at = GuestPhysAddr(physical + 8 * i as u64);
@@ -389,295 +361,22 @@ impl Vcpu {
                 bus.platform
                     .mmio_write(Ticks(self.clock), self.id, at, part.len() as u8, value);
             }
-            return Ok(());
+        } else {
+            self.write_ram(bus, physical, bytes);
         }
-        if let Backing::Ram(frame) = bus.memory.backing(physical >> 12) {
-            let (host, moved) = bus.memory.writable_page(frame);
-            if moved {
-                self.tlb.flush();
-                bus.request_flush(PendingFlush::All);
-            }
-            bus.code_written(physical >> 12, (physical & 0xfff) as usize, bytes.len());
-            if !bus.code.contains_key(&(physical >> 12)) && self.may_cache(bus, linear, physical) {
-                self.tlb.insert_write(self.view, linear, host);
-            }
-            bus.memory.write(GuestPhysAddr(physical), bytes, false);
-        }
-        Ok(())
     }
 
-    /// The physical address of a fetch, by the fetch TLB or a walk.
-    pub(crate) fn translate_fetch(&mut self, bus: &mut Bus, linear: u64) -> Exec<u64> {
-        let user = self.cpl == 3;
-        if let Some(page) = self.tlb.fetch(user, linear) {
-            return Ok(page | linear & 0xfff);
-        }
-        let physical = self.translate(bus, linear, Access::Fetch, user)?;
-        if !bus.rights.is_empty()
-            && bus
-                .rights
-                .get(&(physical >> 12))
-                .is_some_and(|rights| !rights.execute)
+    /// Makes a write entry for a page just written, where it may have one.
+    fn cache_write(&mut self, bus: &mut Bus, linear: u64, physical: u64) {
+        if let Backing::Ram(frame) = bus.memory.backing(physical >> 12)
+            && !bus.is_mmio(physical)
+            && !bus.code.contains_key(&(physical >> 12))
+            && !bus.tables.may_be_table(frame)
+            && self.may_cache(bus, linear, physical)
         {
-            self.pending = Pending::PageAccess {
-                frame: GuestPhysAddr(physical & !0xfff),
-                access: None,
-            };
-            return Err(super::vcpu::Abort);
+            self.mark_written(bus, frame);
+            let (host, _) = bus.memory.writable_page(frame);
+            self.tlb.insert_write(self.view, linear, host);
         }
-        self.tlb.insert_fetch(user, linear, physical & !0xfff);
-        Ok(physical)
-    }
-
-    /// Translates for the CPU's own accesses to system structures: supervisor rights, and SMAP whatever RFLAGS.AC says
-    /// (SDM vol. 3A, 4.6.1).
-    fn translate_implicit(&mut self, bus: &mut Bus, linear: u64, access: Access) -> Exec<u64> {
-        let view = self.view;
-        if view == View::Supervisor && self.r.cr4 & cr4::SMAP != 0 {
-            self.view = View::SupervisorSmap;
-        }
-        let result = self.translate(bus, linear, access, false);
-        self.view = view;
-        result
-    }
-
-    /// Translates a linear address, checks the rights of the access and sets accessed and dirty bits
-    /// (SDM vol. 3A, 4.5 to 4.8).
-    pub(crate) fn translate(&mut self, bus: &mut Bus, linear: u64, access: Access, user: bool) -> Exec<u64> {
-        if !self.paging() {
-            return Ok(linear & 0xffff_ffff);
-        }
-        if self.long_mode() {
-            if !is_canonical(linear) {
-                self.pending = Pending::NonCanonical;
-                return Err(super::vcpu::Abort);
-            }
-            let root = self.r.cr3 & PHYSICAL_MASK & !0xfff;
-            return self.walk_64(bus, linear, access, user, root, 4);
-        }
-        if self.r.cr4 & cr4::PAE != 0 {
-            let pointer = (self.r.cr3 & 0xffff_ffe0) + ((linear >> 30 & 3) << 3);
-            let pdpte = bus.memory.read_u64(pointer).unwrap_or(0);
-            if pdpte & entry::P == 0 {
-                return Err(self.page_fault(linear, access, user, 0));
-            }
-            return self.walk_64(bus, linear, access, user, pdpte & PHYSICAL_MASK & !0xfff, 2);
-        }
-        self.walk_32(bus, linear, access, user)
-    }
-
-    fn walk_64(
-        &mut self,
-        bus: &mut Bus,
-        linear: u64,
-        access: Access,
-        user: bool,
-        root: u64,
-        levels: u32,
-    ) -> Exec<u64> {
-        let nxe = self.r.efer & efer::NXE != 0;
-        let mut table = root;
-        let mut rights = entry::RW | entry::US;
-        let mut no_execute = false;
-        let mut level = levels;
-        loop {
-            let shift = 12 + 9 * (level - 1);
-            let address = table + ((linear >> shift & 0x1ff) << 3);
-            let value = bus.memory.read_u64(address).unwrap_or(u64::MAX);
-            if value & entry::P == 0 {
-                return Err(self.page_fault(linear, access, user, 0));
-            }
-            let large = value & entry::PS != 0 && level > 1;
-            let mut reserved = RESERVED_HIGH;
-            if !nxe {
-                reserved |= entry::NX;
-            }
-            if !self.long_mode() {
-                reserved |= 0x7ff << 52;
-            }
-            if large {
-                if level > 3 || (level == 3 && !self.model.has_gigabyte_pages()) {
-                    reserved |= entry::PS;
-                } else {
-                    reserved |= ((1 << shift) - 1) & !0x1fff;
-                }
-            }
-            if value & reserved != 0 {
-                return Err(self.page_fault(linear, access, user, fault::P | fault::RSVD));
-            }
-            rights &= value;
-            no_execute |= value & entry::NX != 0;
-            if large || level == 1 {
-                self.check_rights(linear, access, user, rights, no_execute)?;
-                let set = if access == Access::Write {
-                    entry::A | entry::D
-                } else {
-                    entry::A
-                };
-                if value & set != set {
-                    self.update_entry(bus, address, value | set, 8);
-                }
-                if large {
-                    self.tlb.note_large(linear, shift);
-                }
-                let offset_mask = (1u64 << shift) - 1;
-                return Ok((value & PHYSICAL_MASK & !0xfff & !offset_mask) | (linear & offset_mask));
-            }
-            if value & entry::A == 0 {
-                self.update_entry(bus, address, value | entry::A, 8);
-            }
-            table = value & PHYSICAL_MASK & !0xfff;
-            level -= 1;
-        }
-    }
-
-    fn walk_32(&mut self, bus: &mut Bus, linear: u64, access: Access, user: bool) -> Exec<u64> {
-        let linear = linear & 0xffff_ffff;
-        let read = |bus: &Bus, address: u64| {
-            let pair = bus.memory.read_u64(address & !7).unwrap_or(u64::MAX);
-            (pair >> (8 * (address & 4))) & 0xffff_ffff
-        };
-        let address = (self.r.cr3 & 0xffff_f000) + ((linear >> 22) << 2);
-        let pde = read(bus, address);
-        if pde & entry::P == 0 {
-            return Err(self.page_fault(linear, access, user, 0));
-        }
-        if pde & entry::PS != 0 && self.r.cr4 & cr4::PSE != 0 {
-            if pde & (1 << 21) != 0 {
-                return Err(self.page_fault(linear, access, user, fault::P | fault::RSVD));
-            }
-            self.check_rights(linear, access, user, pde, false)?;
-            let set = if access == Access::Write {
-                entry::A | entry::D
-            } else {
-                entry::A
-            };
-            if pde & set != set {
-                self.update_entry(bus, address, pde | set, 4);
-            }
-            self.tlb.note_large(linear, 22);
-            let base = (pde & 0xffc0_0000) | ((pde >> 13 & 0xff) << 32);
-            return Ok((base & PHYSICAL_MASK) | (linear & 0x3f_ffff));
-        }
-        if pde & entry::A == 0 {
-            self.update_entry(bus, address, pde | entry::A, 4);
-        }
-        let address = (pde & 0xffff_f000) + ((linear >> 12 & 0x3ff) << 2);
-        let pte = read(bus, address);
-        if pte & entry::P == 0 {
-            return Err(self.page_fault(linear, access, user, 0));
-        }
-        self.check_rights(linear, access, user, pde & pte, false)?;
-        let set = if access == Access::Write {
-            entry::A | entry::D
-        } else {
-            entry::A
-        };
-        if pte & set != set {
-            self.update_entry(bus, address, pte | set, 4);
-        }
-        Ok((pte & 0xffff_f000) | (linear & 0xfff))
-    }
-
-    /// Translates for a reader that leaves no trace: no rights asked, no accessed bits set, no fault raised.
-    pub(crate) fn look_up(&self, bus: &Bus, linear: u64) -> Option<u64> {
-        if !self.paging() {
-            return Some(linear & 0xffff_ffff);
-        }
-        let (mut table, mut shift) = if self.long_mode() {
-            if !is_canonical(linear) {
-                return None;
-            }
-            (self.r.cr3 & PHYSICAL_MASK & !0xfff, 39)
-        } else if self.r.cr4 & cr4::PAE != 0 {
-            (self.r.cr3 & 0xffff_ffe0, 30)
-        } else {
-            return self.look_up_32(bus, linear);
-        };
-        loop {
-            let mask = if shift == 30 && !self.long_mode() {
-                3
-            } else {
-                0x1ff
-            };
-            let value = bus.memory.read_u64(table + ((linear >> shift & mask) << 3))?;
-            if value & entry::P == 0 {
-                return None;
-            }
-            if shift == 12 || (value & entry::PS != 0 && shift < 39) {
-                let offset_mask = (1u64 << shift) - 1;
-                return Some((value & PHYSICAL_MASK & !0xfff & !offset_mask) | (linear & offset_mask));
-            }
-            table = value & PHYSICAL_MASK & !0xfff;
-            shift -= 9;
-        }
-    }
-
-    fn look_up_32(&self, bus: &Bus, linear: u64) -> Option<u64> {
-        let read = |address: u64| {
-            let pair = bus.memory.read_u64(address & !7)?;
-            Some((pair >> (8 * (address & 4))) & 0xffff_ffff)
-        };
-        let pde = read((self.r.cr3 & 0xffff_f000) + ((linear >> 22 & 0x3ff) << 2))?;
-        if pde & entry::P == 0 {
-            return None;
-        }
-        if pde & entry::PS != 0 && self.r.cr4 & cr4::PSE != 0 {
-            return Some((pde & 0xffc0_0000) | ((pde >> 13 & 0xff) << 32) | (linear & 0x3f_ffff));
-        }
-        let pte = read((pde & 0xffff_f000) + ((linear >> 12 & 0x3ff) << 2))?;
-        (pte & entry::P != 0).then_some((pte & 0xffff_f000) | (linear & 0xfff))
-    }
-
-    /// SDM vol. 3A, 4.6.1: rights of a translation; `user` is an access made as user.
-    fn check_rights(
-        &mut self,
-        linear: u64,
-        access: Access,
-        user: bool,
-        rights: u64,
-        no_execute: bool,
-    ) -> Exec {
-        let user_page = rights & entry::US != 0;
-        let allowed = if user && !user_page {
-            false
-        } else {
-            match access {
-                Access::Write if rights & entry::RW == 0 && (user || self.r.cr0 & cr0::WP != 0) => false,
-                Access::Fetch if no_execute => false,
-                Access::Fetch => user || !user_page || self.r.cr4 & cr4::SMEP == 0,
-                // Implicit supervisor accesses come with CPL 3 and never honour AC.
-                _ => user || !user_page || self.r.cr4 & cr4::SMAP == 0 || (self.view == View::Supervisor),
-            }
-        };
-        if allowed {
-            Ok(())
-        } else {
-            Err(self.page_fault(linear, access, user, fault::P))
-        }
-    }
-
-    fn update_entry(&mut self, bus: &mut Bus, address: u64, value: u64, size: usize) {
-        bus.write_physical(GuestPhysAddr(address), &value.to_le_bytes()[..size], false);
-        if bus.flush == PendingFlush::All {
-            self.tlb.flush();
-        }
-    }
-
-    #[cold]
-    fn page_fault(&mut self, linear: u64, access: Access, user: bool, mut code: u32) -> super::vcpu::Abort {
-        if access == Access::Write {
-            code |= fault::W;
-        }
-        if user {
-            code |= fault::U;
-        }
-        let instruction_fetches_told =
-            (self.r.efer & efer::NXE != 0 && self.r.cr4 & cr4::PAE != 0) || self.r.cr4 & cr4::SMEP != 0;
-        if access == Access::Fetch && instruction_fetches_told {
-            code |= fault::I;
-        }
-        self.r.cr2 = linear;
-        self.raise_error(vector::PF, code)
     }
 }

@@ -4,7 +4,7 @@
 //! Machine::run ─► run::run(vcpu) ─► jump cache / code cache ─► Block { Op … } ─► handler(vcpu, bus, op)
 //!                    │  miss: decode (iced-x86) ─► fast::lower, or the reference in exec/      │
 //!                    │                                                                         ▼
-//!                    │                                      Tlb ─miss─► mmu (walk, watch, code, MMIO)
+//!                    │                                      Tlb ─miss─► mmu ─► walk, tables, watch, code, MMIO
 //!                    └─ Pending::Precise: one instruction alone, with devices and debuggers looked at
 //! ```
 //! A block runs to its end, to a branch, or to an abort; nothing outside changes while it runs. Whatever needs the
@@ -24,9 +24,11 @@ pub(crate) mod mmu;
 pub mod msr;
 pub(crate) mod run;
 pub(crate) mod simd;
+mod tables;
 mod task;
 mod tlb;
 pub(crate) mod vcpu;
+mod walk;
 pub(crate) mod watch;
 pub(crate) mod x87;
 

@@ -1,7 +1,7 @@
 //! The run loop of one vCPU: block after block until its time is up or something must be looked at.
 
 use super::block::{CodeCache, JumpCache, dispatch};
-use super::bus::{Bus, PendingFlush};
+use super::bus::Bus;
 use super::exec::Flow;
 use super::interrupt::Source;
 use super::vcpu::{Abort, Exec, Pending, Vcpu, vector};
@@ -114,12 +114,12 @@ impl Runner {
             if left == 0 {
                 return Exit::Time;
             }
-            let cr2 = cpu.r.cr2;
             let linked = from.and_then(|from| cache.follow(from, cpu.rip, cpu.fetch_key));
             let index = match linked {
                 Some(index) => index,
                 None => match self.look_up(bus, cache) {
-                    Ok(index) => {
+                    Ok(None) => return Exit::Break,
+                    Ok(Some(index)) => {
                         if let Some(from) = from {
                             cache.link(from, self.cpu.rip, self.cpu.fetch_key, index);
                         }
@@ -127,11 +127,6 @@ impl Runner {
                     }
                     Err(Abort) => {
                         from = None;
-                        if self.cpu.is_break_before_fault(bus) {
-                            self.cpu.pending = Pending::Nothing;
-                            self.cpu.r.cr2 = cr2;
-                            return Exit::Break;
-                        }
                         match self.deliver_pending(bus) {
                             Some(exit) => return exit,
                             None => continue,
@@ -140,7 +135,7 @@ impl Runner {
                 },
             };
             from = Some(index);
-            if bus.flush != PendingFlush::Nothing || !bus.stale_code.is_empty() {
+            if !bus.stale_code.is_empty() {
                 return Exit::Look;
             }
             let cpu = &mut self.cpu;
@@ -194,7 +189,9 @@ impl Runner {
         }
     }
 
-    /// Whether an execution breakpoint of the debugger's side is at RIP, for code that runs without decoded blocks.
+    /// Whether an execution breakpoint of the debugger's side is at RIP, told without a trace: no accessed bit is set
+    /// before the fetch. It comes before a fault of the fetch (SDM vol. 3A, table 6-2); gdb lets the functions it calls
+    /// return to a page that isn't executable. Where the page is absent the breakpoint waits for it to be mapped.
     fn at_break(&self, bus: &Bus) -> bool {
         let linear = self.cpu.fetch_address();
         !bus.watches.is_empty()
@@ -207,7 +204,6 @@ impl Runner {
     fn must_look(&self, bus: &Bus) -> bool {
         bus.platform.has_signals()
             || bus.platform.interrupt_pending(self.cpu.id) != self.cpu.interrupt_line
-            || bus.flush != PendingFlush::Nothing
             || !bus.stale_code.is_empty()
             || bus.platform.next_deadline().0 < self.cpu.stop_at
             || self.cpu.guest_debugs()
@@ -215,22 +211,26 @@ impl Runner {
             || self.cpu.r.interrupt_shadow
     }
 
-    /// The block at RIP, by the jump cache where it can.
+    /// The block at RIP, by the jump cache where it can; `None` if a breakpoint comes before it.
     #[inline(always)]
-    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+    fn look_up(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<Option<u32>> {
         match cache.jump(&self.jumps, self.cpu.rip, self.cpu.fetch_key) {
-            Some(index) => Ok(index),
+            Some(index) => Ok(Some(index)),
             None => self.find(bus, cache),
         }
     }
 
     /// Finds or decodes the block at RIP.
     #[inline(never)]
-    fn find(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<u32> {
+    fn find(&mut self, bus: &mut Bus, cache: &mut CodeCache) -> Exec<Option<u32>> {
+        self.cpu.check_code_limit()?;
+        let linear = self.cpu.fetch_address();
+        // A walk would leave accessed bits.
+        if self.cpu.tlb.fetch(self.cpu.cpl == 3, linear).is_none() && self.at_break(bus) {
+            return Ok(None);
+        }
         let cpu = &mut self.cpu;
         let (rip, mode) = (cpu.rip, cpu.mode as u8);
-        let linear = cpu.fetch_address();
-        cpu.check_code_limit()?;
         let physical = cpu.translate_fetch(bus, linear)?;
         if let Some(index) = cache.find(physical, rip, mode)
             && cache.get(index).limit == cpu.code_window().1
@@ -244,13 +244,13 @@ impl Runner {
             };
             if still_there {
                 cache.remember(&mut self.jumps, rip, cpu.fetch_key, index);
-                return Ok(index);
+                return Ok(Some(index));
             }
         }
         let block = cpu.decode_block(bus, false)?;
         let index = cache.insert(block);
         cache.remember(&mut self.jumps, rip, cpu.fetch_key, index);
-        Ok(index)
+        Ok(Some(index))
     }
 
     /// Delivers what the last abort asks for; `Some` if the run ends with it.
@@ -325,22 +325,6 @@ impl Runner {
 }
 
 impl Vcpu {
-    /// Whether the fetch just tried hit a page that isn't executable, where an execution breakpoint of the debugger's
-    /// side is: that comes before the fault (SDM vol. 3A, table 6-2). gdb lets the functions it calls return to such a
-    /// place on the stack. Where the page is absent the breakpoint waits for it to be mapped.
-    fn is_break_before_fault(&self, bus: &Bus) -> bool {
-        matches!(self.pending, Pending::Exception { vector: vector::PF, error: Some(code) } if code & 1 != 0)
-            && bus.watches.is_break_address(self.fetch_address(), u64::MAX)
-    }
-
-    /// The physical address that a fetch would have, without the fault that it may raise.
-    pub(crate) fn peek_fetch(&mut self, bus: &mut Bus, linear: u64) -> Option<u64> {
-        let (pending, cr2) = (self.pending, self.r.cr2);
-        let physical = self.translate_fetch(bus, linear).ok();
-        (self.pending, self.r.cr2) = (pending, cr2);
-        physical
-    }
-
     /// SDM vol. 3B, 17.2.4: an instruction breakpoint of the guest's debug registers at RIP.
     fn hits_instruction_breakpoint(&mut self) -> bool {
         let dr7 = self.r.dr7;

@@ -2,8 +2,9 @@
 //! fetching, times three privilege views.
 //!
 //! An entry exists only where an access needs nothing but the copy: RAM, rights granted, accessed and dirty bits
-//! set. Everything else (MMIO, ROM writes, pages that hold decoded code for writes, watched pages) has no
-//! entry and so takes the slow path in [`super::mmu`].
+//! set. Everything else (MMIO, ROM writes, pages that hold decoded code or page tables for writes, watched pages) has
+//! no entry and so takes the slow path in [`super::mmu`]. An entry goes when the paging entries that it came from
+//! change ([`super::tables`]): a hit is never other than a walk would be.
 
 const ENTRIES: usize = 1024;
 /// A tag that no page has.
@@ -49,12 +50,16 @@ pub(crate) struct Tlb {
     read: [Way; 3],
     write: [Way; 3],
     fetch: [[FetchEntry; ENTRIES]; 2],
-    /// Regions of 2 MiB and 1 GiB, by their low bits, with pieces of large pages since the last flush.
-    large: [u64; 8],
-    giant: u64,
     /// Whether anything was filled since the last flush of that kind.
-    used: bool,
+    read_used: bool,
     written: bool,
+    fetched: bool,
+    /// RAM frames with marks of this vCPU in [`super::tables`].
+    pub(super) marked: Vec<usize>,
+    /// The places in their tables, counted by 8 bytes, of the leaf entries that fetches went through.
+    pub(super) fetch_units: [u64; 8],
+    /// Everything was dropped since, so the marks can go.
+    pub(super) marks_stale: bool,
 }
 
 // SAFETY: the pointers lead to pages of the machine that owns this TLB; the machine moves between threads as a whole.
@@ -71,10 +76,12 @@ impl Tlb {
             read: [[NO_ENTRY; ENTRIES]; 3],
             write: [[NO_ENTRY; ENTRIES]; 3],
             fetch: [[NO_FETCH; ENTRIES]; 2],
-            large: [0; 8],
-            giant: 0,
-            used: false,
+            read_used: false,
             written: false,
+            fetched: false,
+            marked: Vec::new(),
+            fetch_units: [0; 8],
+            marks_stale: false,
         })
     }
 
@@ -177,28 +184,13 @@ impl Tlb {
         (entry.tag == linear & !0xfff).then_some(entry.physical)
     }
 
-    /// Notes that a page of `1 << shift` bytes maps `linear`.
-    pub(crate) fn note_large(&mut self, linear: u64, shift: u32) {
-        self.used = true;
-        match shift {
-            30 => self.giant |= 1 << (linear >> 30 & 63),
-            // A page of 4 MiB is two regions.
-            22 => {
-                let pair = linear >> 21 & 510;
-                self.large[(pair >> 6) as usize] |= 3 << (pair & 63);
-            }
-            _ => self.large[(linear >> 27 & 7) as usize] |= 1 << (linear >> 21 & 63),
-        }
-    }
-
-    /// Whether the entry of `linear` may be a piece of a large page.
-    pub(crate) fn may_be_large(&self, linear: u64) -> bool {
-        self.giant >> (linear >> 30 & 63) & 1 != 0
-            || self.large[(linear >> 27 & 7) as usize] >> (linear >> 21 & 63) & 1 != 0
+    /// Whether a fetch may have gone through the leaf entry at this place in some table.
+    pub(super) fn fetched_by(&self, unit: usize) -> bool {
+        self.fetch_units[unit / 64] >> (unit % 64) & 1 != 0
     }
 
     pub(crate) fn insert_read(&mut self, view: View, linear: u64, host: *const u8) {
-        self.used = true;
+        self.read_used = true;
         self.read[view as usize][slot(linear)] = Entry {
             tag: linear & !0xfff,
             host: host.cast_mut(),
@@ -206,7 +198,6 @@ impl Tlb {
     }
 
     pub(crate) fn insert_write(&mut self, view: View, linear: u64, host: *mut u8) {
-        self.used = true;
         self.written = true;
         self.write[view as usize][slot(linear)] = Entry {
             tag: linear & !0xfff,
@@ -215,7 +206,7 @@ impl Tlb {
     }
 
     pub(crate) fn insert_fetch(&mut self, user: bool, linear: u64, physical_page: u64) {
-        self.used = true;
+        self.fetched = true;
         self.fetch[user as usize][slot(linear)] = FetchEntry {
             tag: linear & !0xfff,
             physical: physical_page,
@@ -224,21 +215,28 @@ impl Tlb {
 
     /// Drops everything.
     pub(crate) fn flush(&mut self) {
-        if self.used {
+        self.flush_data();
+        for way in &mut self.fetch {
+            if self.fetched {
+                way.fill(NO_FETCH);
+            }
+        }
+        self.fetched = false;
+        self.marks_stale = !self.marked.is_empty();
+    }
+
+    /// Drops all host pointers: a page moved, or accesses must be looked at.
+    pub(crate) fn flush_data(&mut self) {
+        if self.read_used {
             for way in &mut self.read {
                 way.fill(NO_ENTRY);
             }
-            for way in &mut self.fetch {
-                way.fill(NO_FETCH);
-            }
-            self.large = [0; 8];
-            self.giant = 0;
-            self.used = false;
-            self.flush_writes();
+            self.read_used = false;
         }
+        self.flush_writes();
     }
 
-    /// Drops the right to write: before a fork, or when a page gets decoded code.
+    /// Drops the right to write, before a fork.
     pub(crate) fn flush_writes(&mut self) {
         if self.written {
             for way in &mut self.write {
@@ -248,18 +246,28 @@ impl Tlb {
         }
     }
 
-    /// Drops the entries of one linear page.
-    pub(crate) fn flush_page(&mut self, linear: u64) {
-        let tag = linear & !0xfff;
-        for way in self.read.iter_mut().chain(&mut self.write) {
-            if way[slot(linear)].tag == tag {
-                way[slot(linear)] = NO_ENTRY;
+    /// Drops the right to write to a page, wherever it is mapped.
+    pub(crate) fn drop_writes(&mut self, page: *const u8) {
+        for entry in self.write.iter_mut().flatten() {
+            if entry.host.cast_const() == page {
+                *entry = NO_ENTRY;
             }
         }
+    }
+
+    /// Drops the entries of one linear page, and others that share their places.
+    pub(crate) fn drop_page(&mut self, linear: u64) {
+        self.drop_slot(slot(linear));
+    }
+
+    /// Drops the entries at one place.
+    pub(crate) fn drop_slot(&mut self, slot: usize) {
+        let slot = slot & (ENTRIES - 1);
+        for way in self.read.iter_mut().chain(&mut self.write) {
+            way[slot] = NO_ENTRY;
+        }
         for way in &mut self.fetch {
-            if way[slot(linear)].tag == tag {
-                way[slot(linear)] = NO_FETCH;
-            }
+            way[slot] = NO_FETCH;
         }
     }
 }

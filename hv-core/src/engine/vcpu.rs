@@ -257,7 +257,7 @@ impl Vcpu {
         let aligned = self.cpl == 3 && self.r.cr0 & cr0::AM != 0 && self.rflags & rflags::AC != 0;
         if aligned != self.checks_alignment {
             self.checks_alignment = aligned;
-            self.tlb.flush();
+            self.tlb.flush_data();
         }
         self.gpr[FS_BASE] = self.r.segments[seg::FS].base;
         self.gpr[GS_BASE] = self.r.segments[seg::GS].base;
@@ -286,7 +286,7 @@ impl Vcpu {
         let watch = (0..4).any(|i| dr7 >> (2 * i) & 3 != 0 && dr7 >> (16 + 4 * i) & 3 != 0);
         if watch != self.guest_watch {
             self.guest_watch = watch;
-            self.flush_tlb();
+            self.tlb.flush_data();
         }
     }
 
@@ -302,9 +302,8 @@ impl Vcpu {
         self.update_mode();
     }
 
-    /// Drops the translations of one page.
-    pub(crate) fn flush_page(&mut self, linear: u64) {
-        self.tlb.flush_page(linear);
+    /// Forgets where code is: the next block is fetched by the TLB or a walk.
+    pub(super) fn forget_jumps(&mut self) {
         self.map_generation += 1;
         self.update_mode();
     }

@@ -84,11 +84,12 @@ pub(super) fn memory_map(memory_bytes: u64) -> Vec<Range> {
 /// All RAM of a machine with this much memory, with what is reserved of it.
 pub(super) fn ram(memory_bytes: u64) -> Vec<std::ops::Range<u64>> {
     let above = memory_bytes.saturating_sub(HOLE);
-    let mut ram = vec![0..low_ram_end(memory_bytes)];
-    if above > 0 {
-        ram.push(FOUR_GIB..FOUR_GIB.saturating_add(above));
-    }
-    ram
+    let low = 0..low_ram_end(memory_bytes);
+    let high = FOUR_GIB..FOUR_GIB.saturating_add(above);
+    [low, high]
+        .into_iter()
+        .filter(|range| !range.is_empty())
+        .collect()
 }
 
 /// The RAM that a kernel may use.

@@ -83,7 +83,7 @@ impl Machine {
 
     /// Writes RAM; returns the bytes done. Changed code is seen at once.
     pub fn write_physical(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> usize {
-        let done = self.bus.write_physical(address, bytes, false);
+        let done = self.bus.write_physical(address, bytes);
         self.settle();
         done
     }

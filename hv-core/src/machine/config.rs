@@ -19,6 +19,8 @@ const MIN_MEMORY: u64 = 1 << 20;
 const MAX_MEMORY: u64 = 64 << 30;
 /// vCPUs at most.
 pub const MAX_VCPUS: u32 = 8;
+// A bit each in a byte of a frame's marks.
+const _: () = assert!(MAX_VCPUS <= 8);
 
 /// What a machine is made of.
 #[derive(Clone, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ pub use state::RestoreError;
 use crate::addr::{GuestPhysAddr, Ticks, VcpuId};
 use crate::devices::Signal;
 use crate::engine::block::CodeCache;
-use crate::engine::bus::{Bus, PendingFlush};
+use crate::engine::bus::Bus;
 use crate::engine::run::{Exit, Runner};
 use crate::engine::vcpu::Vcpu;
 use crate::introspect::{
@@ -186,13 +186,12 @@ impl Machine {
         for runner in &mut self.runners {
             runner.cpu.tlb.flush_writes();
         }
-        let mut bus = Bus::new(
+        let bus = Bus::new(
             self.bus.memory.fork(),
             self.bus.platform.clone(),
             self.bus.vcpus,
             self.bus.tsc_hz,
         );
-        bus.flush = PendingFlush::Nothing;
         let runners = self
             .runners
             .iter()
@@ -236,13 +235,12 @@ impl Machine {
                 self.cache.drop_linear_page(a.0 >> 12);
             }
             (BreakpointKind::Execute, Place::Physical(a)) => self.cache.drop_frame(a.0 >> 12),
-            // No more is dropped than must be: what a TLB holds can show, to a guest that leaves stale entries.
             (BreakpointKind::Watch { length, .. }, Place::Virtual(a) | Place::InAddressSpace(a, _))
                 if length <= FEW_PAGES << 12 =>
             {
                 for page in a.0 >> 12..=a.0.saturating_add(length.max(1) - 1) >> 12 {
                     for runner in &mut self.runners {
-                        runner.cpu.tlb.flush_page(page << 12);
+                        runner.cpu.tlb.drop_page(page << 12);
                     }
                 }
             }
@@ -261,19 +259,10 @@ impl Machine {
         for frame in std::mem::take(&mut self.bus.stale_code) {
             self.cache.drop_frame(frame);
         }
-        match std::mem::replace(&mut self.bus.flush, PendingFlush::Nothing) {
-            PendingFlush::Nothing => {}
-            PendingFlush::Writes => {
-                for runner in &mut self.runners {
-                    runner.cpu.tlb.flush_writes();
-                }
-            }
-            PendingFlush::All => {
-                for runner in &mut self.runners {
-                    runner.cpu.tlb.flush();
-                }
-            }
+        for runner in &mut self.runners {
+            runner.cpu.settle(&mut self.bus);
         }
+        self.bus.settled();
     }
 
     /// Handles what devices ask for; `Some` if the run ends.
@@ -499,7 +488,7 @@ impl Machine {
     fn at_breakpoint(&mut self, n: usize) -> Result<Exit, RunExit> {
         let cpu = &mut self.runners[n].cpu;
         let linear = cpu.fetch_address();
-        let physical = cpu.peek_fetch(&mut self.bus, linear);
+        let physical = cpu.look_up(&self.bus, linear);
         let hits = self.bus.watches.breaks_at(linear, physical, cpu.r.cr3 & !0xfff);
         let mut ids = Vec::new();
         for (id, breakpoint) in hits {

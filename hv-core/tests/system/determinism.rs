@@ -119,7 +119,7 @@ fn run(m: &mut Machine, ticks: u64, step: Option<(VcpuId, StepMode)>) -> RunExit
 }
 
 /// Runs to an exact tick, by pieces that `next` gives; idle time passes.
-fn run_to(m: &mut Machine, end: u64, mut next: impl FnMut() -> (u64, Option<(VcpuId, StepMode)>)) {
+pub fn run_to(m: &mut Machine, end: u64, mut next: impl FnMut() -> (u64, Option<(VcpuId, StepMode)>)) {
     let mut rounds = 0;
     while m.now().0 < end {
         rounds += 1;
@@ -134,15 +134,15 @@ fn run_to(m: &mut Machine, end: u64, mut next: impl FnMut() -> (u64, Option<(Vcp
     assert_eq!(m.now().0, end);
 }
 
-fn straight(m: &mut Machine, end: u64) {
+pub fn straight(m: &mut Machine, end: u64) {
     run_to(m, end, || (u64::MAX, None));
 }
 
 /// Xorshift.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -151,7 +151,7 @@ impl Random {
 }
 
 /// Tells the first register or memory difference, if the hashes differ.
-fn same(a: &Machine, b: &Machine, what: &str) {
+pub fn same(a: &Machine, b: &Machine, what: &str) {
     if a.state_hash() == b.state_hash() {
         return;
     }
@@ -230,7 +230,7 @@ fn every_tick_looks_the_same_from_a_step_and_from_a_run() {
     }
 }
 
-struct Never;
+pub struct Never;
 
 impl Condition for Never {
     fn should_stop(&self, context: &mut dyn StopContext) -> bool {
@@ -376,58 +376,4 @@ fn a_grandchild_and_a_child_that_writes() {
     straight(&mut parent.m, 9000);
     same(&parent.m, &grandchild, "the grandchild");
     assert_ne!(child.state_hash(), parent.m.state_hash());
-}
-
-/// Code that clears accessed and dirty bits, and changes rights, without invalidating anything: what follows depends on
-/// what a TLB holds.
-fn lazy() -> Bench {
-    let mut b = Bench::long();
-    let (one, two) = (b.pte(DATA + 0x3000), b.pte(DATA + 0x4000));
-    b.interrupt_gate(vector::PF, 0x8e, 0, FAULTS);
-    b.code_at(64, FAULTS, |a| {
-        a.inc(qword_ptr(DATA + 0x20))?;
-        a.or(byte_ptr(two), 2)?;
-        a.add(rsp, 8)?;
-        a.iretq()
-    });
-    b.code(|a| {
-        let mut again = a.create_label();
-        a.set_label(&mut again)?;
-        for _ in 0..20 {
-            a.nop()?;
-        }
-        a.and(byte_ptr(one), 0x9f)?; // A and D
-        a.inc(qword_ptr(DATA + 0x3000))?;
-        a.mov(cl, byte_ptr(one))?;
-        a.add(r8, rcx)?;
-        a.and(byte_ptr(two), 0xfd)?; // W
-        a.inc(qword_ptr(DATA + 0x4000))?;
-        a.jmp(again)
-    });
-    b
-}
-
-#[test]
-#[ignore = "entries that the guest left stale stay until something flushes them, and debuggers, forks and saves do"]
-fn what_a_tlb_holds_depends_on_nothing_but_the_guest() {
-    let mut whole = lazy();
-    straight(&mut whole.m, 10_000);
-    let mut random = Random(5);
-    for seed in 0..6 {
-        let mut cut = lazy();
-        while cut.m.now().0 < 10_000 {
-            let end = (cut.m.now().0 + 1 + random.below(700)).min(10_000);
-            straight(&mut cut.m, end);
-            match seed % 3 {
-                0 => cut.m = cut.m.fork(),
-                1 => breakpoints(&mut cut.m, &mut random, Some(Arc::new(Never))),
-                _ => {
-                    let mut bytes = Vec::new();
-                    cut.m.save(&mut bytes).expect("a vector takes all");
-                    cut.m = Machine::restore(&mut &bytes[..]).expect("a good file");
-                }
-            }
-        }
-        same(&whole.m, &cut.m, &format!("seed {seed}"));
-    }
 }

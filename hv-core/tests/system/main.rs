@@ -6,6 +6,7 @@ mod bench;
 
 mod breakpoints;
 mod breakpoints_before_faults;
+mod code_segments;
 mod control_registers;
 mod delivery;
 mod determinism;
@@ -23,6 +24,7 @@ mod syscalls;
 mod tasks;
 mod time;
 mod transfers;
+mod unflushed;
 mod virtual_8086;
 mod watchpoints;
 mod xsave;

@@ -360,3 +360,46 @@ fn a_page_that_gains_code_loses_its_fast_writes_on_every_vcpu() {
     b.finish();
     assert!(b.u32(target + 1) > 100);
 }
+
+#[test]
+fn a_descriptor_among_code_is_marked_accessed_before_it_is_executed() {
+    let mut b = Bench::long();
+    b.set(|r| {
+        r.gpr[gpr::RAX] = 0x60;
+        r.gpr[gpr::RBX] = 2;
+        r.gpr[gpr::RDX] = 3;
+        r.gdtr.base = CODE + 0x1000 + 2 - 0x60;
+    });
+    // mov es, eax; then NOPs around the byte with the type: XCHG EAX, EDX, which the accessed bit makes EAX, EBX.
+    let exit = [0xe6, EXIT_PORT as u8];
+    b.write(CODE + 0x1000, &[0x8e, 0xc0]);
+    b.write(
+        CODE + 0x1002,
+        &[0x90, 0x90, 0x90, 0x90, 0x90, 0x92, 0x90, 0x90, exit[0], exit[1]],
+    );
+    b.set(|r| r.rip = CODE + 0x1000);
+    b.finish();
+    assert_eq!((b.gpr(gpr::RAX), b.gpr(gpr::RBX), b.gpr(gpr::RDX)), (2, 0x60, 3));
+}
+
+#[test]
+fn a_page_table_entry_among_code_is_marked_accessed_before_it_is_executed() {
+    let mut b = Bench::long();
+    let table = CODE + 0x5000;
+    b.write_u64(TABLES + 0x2000 + 8 * 3, table | 7);
+    for k in 0..512u64 {
+        b.write_u64(table + 8 * k, (0x60_0000 + (k << 12)) | 7);
+    }
+    // mov rcx, [the page of entry 16]; then the entry: XCHG EAX, EBX and a jump, which the accessed bit makes
+    // MOV BL, EBh; PUSH RAX; ADD [RAX], AL.
+    b.code_at(64, table + 0x78, |a| a.mov(rcx, qword_ptr(0x61_0000u64)));
+    b.write_u64(table + 0x80, 0x50_eb93);
+    b.write(table + 0x88, &[0, 0xe6, EXIT_PORT as u8]);
+    b.set(|r| {
+        r.rip = table + 0x78;
+        r.gpr[gpr::RAX] = DATA;
+    });
+    b.finish();
+    assert_eq!(b.gpr(gpr::RBX), 0xeb);
+    assert_eq!(b.u64(table + 0x80), 0x50_ebb3);
+}

@@ -2,10 +2,10 @@
 
 use super::common::{Common, unexpected};
 use super::guest::GuestArgs;
-use super::{gdb, output};
+use super::{kd, output};
 use crate::Failure;
 use crate::control::message::{Reply, Request};
-use crate::parse::{ConsoleTarget, ListenAddress};
+use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 
 /// Create a domain in a running service, and print its id
 #[derive(clap::Args, Debug)]
@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Let gdb attach at HOST:PORT, tcp:HOST:PORT or unix:PATH; port 0 picks a free one. May be repeated
     #[arg(long, value_name = "ADDR")]
     gdb: Vec<ListenAddress>,
+    /// Let WinDbg attach at HOST:PORT, tcp:HOST:PORT, unix:PATH, connect:HOST:PORT or pty. May be repeated
+    #[arg(long, value_name = "ADDR")]
+    kd: Vec<KdAddress>,
     #[command(flatten)]
     common: Common,
 }
@@ -31,12 +34,12 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     if args.guest.lists_profiles(args.common.json)? {
         return Ok(());
     }
-    let request = args.guest.request(args.console, args.gdb)?;
+    let request = args.guest.request(args.console, args.gdb, args.kd)?;
     match args.common.ask(Request::Create(Box::new(request)))? {
         Reply::Created(domain) if args.common.json => output::print_json(&domain),
         Reply::Created(domain) => {
             output::print(&format!("{}\n", domain.id))?;
-            domain.endpoints.iter().try_for_each(gdb::print)
+            domain.endpoints.iter().try_for_each(kd::print_endpoint)
         }
         other => Err(unexpected(&other)),
     }

@@ -2,10 +2,11 @@
 
 use super::common::{Common, unexpected};
 use super::guest::absolute_listen;
-use super::output;
+use super::{kd, output};
 use crate::Failure;
-use crate::control::message::{EndpointInfo, Reply, Request};
+use crate::control::message::{Reply, Request};
 use crate::parse::ListenAddress;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Add a gdb endpoint to a domain, and print the lines that attach to it
 #[derive(clap::Args, Debug)]
@@ -28,28 +29,8 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     };
     match args.common.ask(request)? {
         Reply::Listening(endpoint) if args.common.json => output::print_json(&endpoint),
-        Reply::Listening(endpoint) => print(&endpoint),
+        Reply::Listening(endpoint) => kd::print_endpoint(&endpoint),
         other => Err(unexpected(&other)),
-    }
-}
-
-/// Prints the lines that attach to an endpoint, and warns of one that others reach.
-pub(super) fn print(endpoint: &EndpointInfo) -> Result<(), Failure> {
-    warn_if_open(endpoint);
-    let mut text = String::new();
-    for (debugger, line) in attach_lines(&endpoint.address) {
-        text += &format!("{debugger:<5} {line}\n");
-    }
-    output::print(&text)
-}
-
-/// Says on standard error that an endpoint is open to other machines.
-pub(super) fn warn_if_open(endpoint: &EndpointInfo) {
-    if endpoint.address.is_open_to_others() {
-        eprintln!(
-            "kdd: gdb endpoint {}: it is open to other machines; whoever connects owns the guest",
-            endpoint.address
-        );
     }
 }
 
@@ -57,14 +38,7 @@ pub(super) fn warn_if_open(endpoint: &EndpointInfo) {
 pub(super) fn attach_lines(address: &ListenAddress) -> [(&'static str, String); 2] {
     match address {
         ListenAddress::Tcp(at) => {
-            let mut at = *at;
-            // A debugger connects to this machine, not to "any address".
-            if at.ip().is_unspecified() {
-                at.set_ip(match at {
-                    std::net::SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                    std::net::SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-                });
-            }
+            let at = reachable(*at);
             [
                 ("gdb", format!("gdb -ex 'target remote {at}'")),
                 ("lldb", format!("lldb -o 'gdb-remote {at}'")),
@@ -78,6 +52,17 @@ pub(super) fn attach_lines(address: &ListenAddress) -> [(&'static str, String); 
             ),
         ],
     }
+}
+
+/// A debugger connects to this machine, not to "any address".
+pub(super) fn reachable(mut at: SocketAddr) -> SocketAddr {
+    if at.ip().is_unspecified() {
+        at.set_ip(match at {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    at
 }
 
 #[cfg(test)]

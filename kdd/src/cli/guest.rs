@@ -3,7 +3,7 @@
 use super::common::absolute;
 use super::output;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
-use crate::parse::{self, ConsoleTarget, ListenAddress};
+use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 use crate::serve::config::DEFAULT_MEMORY;
 use crate::{Failure, FailureKind};
 use hv_core::engine::cpuid::MODELS;
@@ -16,7 +16,7 @@ const DEFAULT_APPEND: &str = "console=ttyS0 cryptomgr.notests";
 /// What puts the default guest in place.
 const SET_UP: &str = "bash setup/guest-linux.sh";
 
-#[derive(clap::Args, Debug, Clone)]
+#[derive(clap::Args, Debug, Clone, Default, PartialEq)]
 #[command(next_help_heading = "Guest")]
 pub(super) struct GuestArgs {
     /// A Linux kernel: a bzImage or an ELF vmlinux
@@ -113,6 +113,29 @@ impl GuestArgs {
         Ok(true)
     }
 
+    /// Whether it is an NT-shaped guest.
+    pub fn is_nt(&self) -> bool {
+        self.nt.is_some()
+    }
+
+    /// The default NT-shaped guest, if set-up built one and the user named no guest and said nothing about one: it runs
+    /// beside the other default.
+    ///
+    /// # Errors
+    /// Its folder has no absolute path.
+    pub fn default_nt(&self) -> Result<Option<CreateRequest>, Failure> {
+        if *self != GuestArgs::default() || !crate::nt::is_built(crate::nt::DEFAULT_PROFILE) {
+            return Ok(None);
+        }
+        let nt = GuestArgs {
+            nt: Some(crate::nt::DEFAULT_PROFILE.into()),
+            name: Some("nt".into()),
+            ..GuestArgs::default()
+        };
+        let (gdb, kd) = (vec![ListenAddress::LOOPBACK], vec![KdAddress::LOOPBACK]);
+        nt.request(ConsoleTarget::None, gdb, kd).map(Some)
+    }
+
     /// Fills in the default guest where none is named.
     ///
     /// # Errors
@@ -135,7 +158,12 @@ impl GuestArgs {
     ///
     /// # Errors
     /// No guest is named.
-    pub fn request(self, console: ConsoleTarget, gdb: Vec<ListenAddress>) -> Result<CreateRequest, Failure> {
+    pub fn request(
+        self,
+        console: ConsoleTarget,
+        gdb: Vec<ListenAddress>,
+        kd: Vec<KdAddress>,
+    ) -> Result<CreateRequest, Failure> {
         let machine = Machine {
             memory_bytes: self.memory.unwrap_or(DEFAULT_MEMORY),
             vcpus: self.cpus.unwrap_or(1),
@@ -179,6 +207,7 @@ impl GuestArgs {
             throttle: !self.no_throttle,
             console,
             gdb: gdb.into_iter().map(absolute_listen).collect::<Result<_, _>>()?,
+            kd: kd.into_iter().map(absolute_kd).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -194,6 +223,14 @@ pub(super) fn absolute_listen(address: ListenAddress) -> Result<ListenAddress, F
     match address {
         ListenAddress::Unix(path) => absolute(path).map(ListenAddress::Unix),
         tcp => Ok(tcp),
+    }
+}
+
+/// The same, for KD.
+pub(super) fn absolute_kd(address: KdAddress) -> Result<KdAddress, Failure> {
+    match address {
+        KdAddress::Listen(address) => absolute_listen(address).map(KdAddress::Listen),
+        other => Ok(other),
     }
 }
 

@@ -8,7 +8,9 @@ use std::fmt::Write;
 
 /// Show one domain in full
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  kdd info linux")]
+#[command(
+    after_help = "With -v it says how the guest's operating system was recognised.\n\nExample:\n  kdd info linux"
+)]
 pub(super) struct Args {
     /// The domain's name or id
     #[arg(value_name = "DOM")]
@@ -20,19 +22,19 @@ pub(super) struct Args {
     common: Common,
 }
 
-pub(super) fn execute(args: Args) -> Result<(), Failure> {
+pub(super) fn execute(args: Args, verbose: bool) -> Result<(), Failure> {
     let request = Request::Info {
         domain: args.domain,
         hash: args.hash,
     };
     match args.common.ask(request)? {
         Reply::Domain(info) if args.common.json => output::print_json(&info),
-        Reply::Domain(info) => output::print(&text(&info)),
+        Reply::Domain(info) => output::print(&text(&info, verbose)),
         other => Err(unexpected(&other)),
     }
 }
 
-fn text(info: &DomainInfo) -> String {
+fn text(info: &DomainInfo, verbose: bool) -> String {
     let summary = &info.summary;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -68,6 +70,21 @@ fn text(info: &DomainInfo) -> String {
             vcpu.activity, vcpu.mode, vcpu.cpl, vcpu.rip
         );
         line(&format!("vcpu {}", vcpu.vcpu), &what);
+    }
+    if let Some(os) = &info.os {
+        line("os", &os.name);
+        let pdb = os.pdb.as_ref().map(|pdb| format!(", {pdb}"));
+        line(
+            "kernel",
+            &format!("{}{}", os.kernel_base, pdb.unwrap_or_default()),
+        );
+        if let Some(bugcheck) = &os.bugcheck {
+            line("bugcheck", bugcheck);
+        }
+        for step in os.recognition.iter().filter(|_| verbose) {
+            let found = if step.found { "" } else { "not found: " };
+            line("", &format!("{}: {found}{}", step.what, step.how));
+        }
     }
     for endpoint in &summary.endpoints {
         line("endpoint", &format!("{} {}", endpoint.protocol, endpoint.address));

@@ -11,15 +11,19 @@ mod gdb;
 mod guest;
 mod host;
 mod info;
+mod kd;
 mod list;
 mod man;
 mod mem;
+mod modules;
 mod output;
+mod ps;
 mod regs;
 mod run;
 mod save;
 mod serve;
 mod state;
+mod threads;
 mod translate;
 
 use crate::Failure;
@@ -60,11 +64,15 @@ enum Command {
     Reset(state::ResetArgs),
     Destroy(state::DestroyArgs),
     Gdb(gdb::Args),
+    Kd(kd::Args),
     Save(save::Args),
     Fork(fork::Args),
     Regs(regs::Args),
     Mem(mem::Args),
     Translate(translate::Args),
+    Ps(ps::Args),
+    Modules(modules::Args),
+    Threads(threads::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -73,7 +81,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
-    match execute(cli.command) {
+    match execute(cli.command, cli.verbose) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
             eprintln!("{failure}");
@@ -82,24 +90,28 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<u8, Failure> {
+fn execute(command: Command, verbose: u8) -> Result<u8, Failure> {
     let done = |()| 0;
     match command {
         Command::Run(args) => run::execute(args),
         Command::Serve(args) => serve::execute(args),
         Command::Create(args) => create::execute(args).map(done),
         Command::List(args) => list::execute(&args).map(done),
-        Command::Info(args) => info::execute(args).map(done),
+        Command::Info(args) => info::execute(args, verbose > 0).map(done),
         Command::Pause(args) => state::pause(args).map(done),
         Command::Unpause(args) => state::unpause(args).map(done),
         Command::Reset(args) => state::reset(args).map(done),
         Command::Destroy(args) => state::destroy(args).map(done),
         Command::Gdb(args) => gdb::execute(args).map(done),
+        Command::Kd(args) => kd::execute(args).map(done),
         Command::Save(args) => save::execute(args).map(done),
         Command::Fork(args) => fork::execute(args).map(done),
         Command::Regs(args) => regs::execute(args).map(done),
         Command::Mem(args) => mem::execute(args).map(done),
         Command::Translate(args) => translate::execute(args).map(done),
+        Command::Ps(args) => ps::execute(args).map(done),
+        Command::Modules(args) => modules::execute(args).map(done),
+        Command::Threads(args) => threads::execute(args).map(done),
         Command::Completions(args) => completions::execute(&args).map(done),
         Command::Man(args) => man::execute(&args).map(done),
     }
@@ -161,6 +173,7 @@ mod tests {
             "kdd mem write x 0 9",
             "kdd list --timeout -1",
             "kdd gdb x --listen nowhere",
+            "kdd kd x --listen connect:5",
             "kdd fork x --count 0",
         ];
         for line in refused {
@@ -176,6 +189,8 @@ mod tests {
             "kdd run --append nokaslr --gdb 127.0.0.1:0 --gdb unix:/tmp/x --paused",
             "kdd run --kernel k --initrd i --append x --memory 1G --cpus 4 --debug-exit 0xf4 --console none",
             "kdd run --restore f --json --timeout 1.5",
+            "kdd run --kd 127.0.0.1:0 --kd pty --kd connect:host:5",
+            "kdd kd x --listen pty",
             "kdd -vv serve --config c --control /x",
             "kdd list --json -v",
             "kdd mem read x fffff803`12400000 0x100 --phys -o f",

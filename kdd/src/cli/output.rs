@@ -47,6 +47,16 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
+/// A value, or a dash where there is none.
+pub(super) fn optional(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A line that says that a list isn't complete, if it isn't.
+pub(super) fn broken(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!("not complete: {why}\n"))
+}
+
 /// A size for people: `512M`.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {

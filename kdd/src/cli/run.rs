@@ -3,12 +3,12 @@
 use super::common::Common;
 use super::guest::GuestArgs;
 use super::host::{Host, Signals, Socket};
-use super::{gdb, output};
+use super::{kd, output};
 use crate::Failure;
 use crate::console::{self, Action, Keys, RawTerminal};
 use crate::control::message::DomainSummary;
 use crate::control::socket::default_paths;
-use crate::parse::{ConsoleTarget, ListenAddress};
+use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 use crate::serve::{Lifecycle, Managed};
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -20,8 +20,9 @@ const LAST_DEBUGGERS: Duration = Duration::from_secs(2);
 
 /// Run a guest in the foreground, its console on the terminal, and let debuggers attach
 ///
-/// Without a guest it runs the stock Linux that set-up put in place. The lines for gdb and lldb are printed to
-/// standard error, ready to paste; standard output is the guest's. Ctrl-] then q leaves, Ctrl-] then ? helps.
+/// Without a guest it runs the stock Linux that set-up put in place; if nothing is said about the guest at all, also the
+/// NT-shaped one that setup/guest-nt.sh made, beside it. The lines for gdb, lldb and WinDbg are printed to standard error, ready to paste; standard output is
+/// the guest's. Ctrl-] then q leaves, Ctrl-] then ? helps.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Exit status: 0 when the guest powers off or is left; the low 8 bits of the value that the \
@@ -40,6 +41,10 @@ pub(super) struct Args {
     /// Let gdb attach at HOST:PORT, tcp:HOST:PORT or unix:PATH; port 0 picks a free one. May be repeated
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     gdb: Vec<ListenAddress>,
+    /// Let WinDbg attach at HOST:PORT, tcp:HOST:PORT, unix:PATH, connect:HOST:PORT or pty. May be repeated; an NT guest
+    /// has 127.0.0.1:0 where none is named
+    #[arg(long, value_name = "ADDR")]
+    kd: Vec<KdAddress>,
     #[command(flatten)]
     common: Common,
 }
@@ -48,13 +53,24 @@ pub(super) fn execute(args: Args) -> Result<u8, Failure> {
     if args.guest.lists_profiles(args.common.json)? {
         return Ok(0);
     }
+    let beside = args.guest.default_nt()?;
     let guest = args.guest.or_default()?;
-    let request = guest.request(args.console.clone(), args.gdb)?;
+    let kd = if args.kd.is_empty() && guest.is_nt() {
+        vec![KdAddress::LOOPBACK]
+    } else {
+        args.kd
+    };
+    let request = guest.request(args.console.clone(), args.gdb, kd)?;
     let paused = request.paused;
     let host = Host::start(Socket::chosen_or_beside(args.common.control.as_deref())?)?;
     let result = host.enter(Signals::install).and_then(|signals| {
         let managed = host.service().prepare(request)?;
         announce(&host, &managed.summary(), &args.console, args.common.json)?;
+        if let Some(request) = beside {
+            let nt = host.service().prepare(request)?;
+            announce(&host, &nt.summary(), &ConsoleTarget::None, args.common.json)?;
+            host.service().start(&nt, false)?;
+        }
         let terminal = match args.console {
             ConsoleTarget::Stdio => Some(Terminal::connect(&managed)?),
             _ => None,
@@ -83,9 +99,9 @@ fn announce(host: &Host, domain: &DomainSummary, console: &ConsoleTarget, json: 
     }
     text.push('\n');
     for endpoint in &domain.endpoints {
-        gdb::warn_if_open(endpoint);
-        for (debugger, line) in gdb::attach_lines(&endpoint.address) {
-            text += &format!("  {debugger:<5} {line}\n");
+        kd::warn_if_open(endpoint);
+        for (debugger, line) in kd::attach_lines(endpoint) {
+            text += &format!("  {debugger:<6} {line}\n");
         }
     }
     let control = host.control().display();
@@ -93,9 +109,9 @@ fn announce(host: &Host, domain: &DomainSummary, console: &ConsoleTarget, json: 
         .first()
         .is_some_and(|usual| usual == host.control())
     {
-        text += &format!("  kdd   kdd info {}\n", domain.name);
+        text += &format!("  kdd    kdd info {}\n", domain.name);
     } else {
-        text += &format!("  kdd   kdd info {} --control {control}\n", domain.name);
+        text += &format!("  kdd    kdd info {} --control {control}\n", domain.name);
     }
     if !json {
         eprint!("{text}");

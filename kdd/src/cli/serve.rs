@@ -2,7 +2,7 @@
 
 use super::common::Common;
 use super::host::{Host, Signals, Socket};
-use super::{gdb, output};
+use super::{kd, output};
 use crate::Failure;
 use crate::control::message::DomainSummary;
 use crate::serve::config;
@@ -64,7 +64,7 @@ fn announce(control: &Path, domains: &[DomainSummary], json: bool) -> Result<(),
     output::print(&format!("control {}\n", control.display()))?;
     for domain in domains {
         output::print(&format!("domain {} {}\n", domain.name, domain.id))?;
-        domain.endpoints.iter().try_for_each(gdb::print)?;
+        domain.endpoints.iter().try_for_each(kd::print_endpoint)?;
     }
     Ok(())
 }

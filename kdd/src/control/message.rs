@@ -14,9 +14,13 @@
 //! service. Fields that are absent have the documented default. Unknown fields are ignored, so that newer clients
 //! can talk to older services.
 
+pub use super::guest_view::{
+    GuestModule, GuestModules, GuestProcess, GuestProcesses, GuestThread, GuestThreads, OsInfo, OsStep,
+    UnloadedGuestModule,
+};
 use super::hex::{Hex, HexBytes};
 use crate::Failure;
-use crate::parse::{ConsoleTarget, ListenAddress};
+use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -111,6 +115,13 @@ pub enum Request {
         /// Where to listen; port 0 picks a free one.
         listen: ListenAddress,
     },
+    /// Adds an endpoint for WinDbg and kd → [`Reply::Listening`]
+    Kd {
+        /// Which.
+        domain: String,
+        /// Where; port 0 picks a free one.
+        listen: KdAddress,
+    },
     /// Writes the whole state to a file, which is replaced only when all is written → [`Reply::Saved`]
     Save {
         /// Which.
@@ -160,6 +171,24 @@ pub enum Request {
         address: Hex,
         /// What; at most [`MAX_MEMORY`].
         bytes: HexBytes,
+    },
+    /// The guest's own processes → [`Reply::Processes`]
+    Processes {
+        /// Which.
+        domain: String,
+    },
+    /// The modules of the guest's kernel → [`Reply::Modules`]
+    Modules {
+        /// Which.
+        domain: String,
+    },
+    /// The guest's own threads → [`Reply::Threads`]
+    Threads {
+        /// Which.
+        domain: String,
+        /// Of this process alone.
+        #[serde(default)]
+        pid: Option<u64>,
     },
     /// Walks the page tables → [`Reply::Translation`]
     Translate {
@@ -216,6 +245,9 @@ pub struct CreateRequest {
     /// Where gdb endpoints listen.
     #[serde(default)]
     pub gdb: Vec<ListenAddress>,
+    /// Where endpoints for WinDbg and kd are.
+    #[serde(default)]
+    pub kd: Vec<KdAddress>,
 }
 
 fn yes() -> bool {
@@ -334,6 +366,12 @@ pub enum Reply {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stopped: Option<String>,
     },
+    /// Processes.
+    Processes(GuestProcesses),
+    /// Modules.
+    Modules(GuestModules),
+    /// Threads.
+    Threads(GuestThreads),
     /// A page walk.
     Translation(TranslationDump),
 }
@@ -392,6 +430,9 @@ pub struct DomainInfo {
     pub vcpu_states: Vec<VcpuInfo>,
     /// Who debugs it.
     pub sessions: Vec<String>,
+    /// What its operating system was recognised as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsInfo>,
     /// A hash of the whole architectural state, if it was asked for and the domain has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<String>,
@@ -415,10 +456,10 @@ pub struct VcpuInfo {
 /// A debugger endpoint.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// `gdb`.
+    /// `gdb` or `kd`.
     pub protocol: String,
     /// The address that is really bound.
-    pub address: ListenAddress,
+    pub address: KdAddress,
 }
 
 /// The registers of a vCPU.
@@ -550,6 +591,7 @@ mod tests {
                 throttle: true,
                 console: ConsoleTarget::File("/log".into()),
                 gdb: vec![ListenAddress::LOOPBACK],
+                kd: vec![KdAddress::Pty(None)],
             })),
         });
     }

@@ -11,6 +11,7 @@
 //! and memory chunks are bounded; garbage gets an error reply.
 
 pub mod client;
+mod guest_view;
 pub mod hex;
 pub mod line;
 pub mod message;

@@ -50,7 +50,7 @@ impl ControlSession {
             }),
             Request::Info { domain, hash } => {
                 let managed = service.find(&domain)?;
-                Ok(Reply::Domain(Box::new(managed.info(hash)?)))
+                Ok(Reply::Domain(Box::new(managed.info(hash, &service.symbols)?)))
             }
             Request::Create(request) => {
                 let managed = service.create(*request)?;
@@ -69,6 +69,10 @@ impl ControlSession {
             Request::Gdb { domain, listen } => {
                 let managed = service.find(&domain)?;
                 service.listen(&managed, &listen).map(Reply::Listening)
+            }
+            Request::Kd { domain, listen } => {
+                let managed = service.find(&domain)?;
+                service.listen_kd(&managed, &listen).map(Reply::Listening)
             }
             Request::Save { domain, path } => {
                 let bytes = service.save(&service.find(&domain)?, &path)?;
@@ -106,6 +110,18 @@ impl ControlSession {
                 let managed = service.find(&domain)?;
                 let (bytes, stopped) = managed.write_memory(space, address, &bytes.0)?;
                 Ok(Reply::Written { bytes, stopped })
+            }
+            Request::Processes { domain } => {
+                let managed = service.find(&domain)?;
+                managed.guest_processes(&service.symbols).map(Reply::Processes)
+            }
+            Request::Modules { domain } => {
+                let managed = service.find(&domain)?;
+                managed.guest_modules(&service.symbols).map(Reply::Modules)
+            }
+            Request::Threads { domain, pid } => {
+                let managed = service.find(&domain)?;
+                managed.guest_threads(&service.symbols, pid).map(Reply::Threads)
             }
             Request::Translate {
                 domain,

@@ -21,7 +21,7 @@
 
 use crate::Failure;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
-use crate::parse::{self, ConsoleTarget, ListenAddress};
+use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,8 @@ struct DomainTable {
     console: ConsoleTarget,
     #[serde(default)]
     gdb: Vec<ListenAddress>,
+    #[serde(default)]
+    kd: Vec<KdAddress>,
 }
 
 /// Reads a configuration file.
@@ -151,17 +153,26 @@ impl DomainTable {
             ConsoleTarget::Unix(path) => ConsoleTarget::Unix(place(path)),
             ConsoleTarget::None => ConsoleTarget::None,
         };
-        let gdb = self.gdb.into_iter().map(|address| match address {
+        let listen = |address: ListenAddress| match address {
             ListenAddress::Unix(path) => ListenAddress::Unix(place(path)),
             tcp => tcp,
-        });
+        };
+        let gdb = self.gdb.into_iter();
         Ok(CreateRequest {
             guest,
             name: self.name.map(|name| parse::domain_name(&name)).transpose()?,
             paused: self.paused,
             throttle: self.throttle.unwrap_or(true),
             console,
-            gdb: gdb.collect(),
+            gdb: gdb.map(&listen).collect(),
+            kd: self
+                .kd
+                .into_iter()
+                .map(|address| match address {
+                    KdAddress::Listen(address) => KdAddress::Listen(listen(address)),
+                    other => other,
+                })
+                .collect(),
         })
     }
 }

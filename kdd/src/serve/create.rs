@@ -53,6 +53,12 @@ impl Service {
                 return Err(failure);
             }
         }
+        for address in &request.kd {
+            if let Err(failure) = self.listen_kd(&managed, address) {
+                let _ = self.destroy(&managed);
+                return Err(failure);
+            }
+        }
         Ok(managed)
     }
 

@@ -9,6 +9,7 @@ use hv_core::introspect::DomainState;
 use hv_core::regs::{Activity, Registers, cr0, efer, rflags, seg};
 use std::fmt::Write;
 use std::sync::Arc;
+use symbols::SymbolPath;
 
 impl Managed {
     /// As in a list.
@@ -33,8 +34,8 @@ impl Managed {
         }
     }
 
-    /// In full; `hash` asks for the hash of its state, for which it is held.
-    pub fn info(self: &Arc<Self>, hash: bool) -> Result<DomainInfo, Failure> {
+    /// In full, with what its operating system looks like from outside; `hash` asks for the hash of its state, for which it is held.
+    pub fn info(self: &Arc<Self>, hash: bool, symbols: &SymbolPath) -> Result<DomainInfo, Failure> {
         let domain = self.domain();
         let state_hash = if hash {
             let _held = self.hold()?;
@@ -71,6 +72,7 @@ impl Managed {
             touched_bytes: domain.touched_memory(),
             vcpu_states,
             sessions: sessions.collect(),
+            os: self.os_info(symbols),
             state_hash,
         })
     }

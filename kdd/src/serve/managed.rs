@@ -3,6 +3,7 @@
 use super::console::ConsoleSink;
 use super::endpoint::Endpoint;
 use super::lock;
+use super::windows::Known;
 use crate::parse::ConsoleTarget;
 use hv_core::domain::Hardware;
 use hv_core::introspect::{Event, Introspect, SubscriptionId};
@@ -33,6 +34,8 @@ pub struct Managed {
     subscription: Option<SubscriptionId>,
     lifecycle: Arc<watch::Sender<Lifecycle>>,
     pub(super) endpoints: Mutex<Vec<Endpoint>>,
+    /// The Windows that was last recognised in it.
+    pub(super) windows: Mutex<Known>,
     /// Pauses that the operator made with `kdd pause`; and the one it is created with, until it is started.
     pub(super) operator_pauses: Mutex<u32>,
 }
@@ -63,6 +66,7 @@ impl Managed {
             subscription,
             lifecycle,
             endpoints: Mutex::default(),
+            windows: Mutex::default(),
             operator_pauses: Mutex::new(operator_pauses),
         }
     }

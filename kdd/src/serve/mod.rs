@@ -23,6 +23,7 @@ mod pause;
 mod registers;
 mod save;
 mod shutdown;
+mod windows;
 
 pub use answer::ControlSession;
 pub use managed::{Lifecycle, Managed};
@@ -33,6 +34,7 @@ use hv_core::introspect::Introspect;
 use hv_core::{DomId, Hypervisor, HypervisorError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use symbols::SymbolPath;
 use tokio::runtime::Handle;
 
 /// Owns everything that a service has.
@@ -41,6 +43,16 @@ pub struct Service {
     domains: Mutex<BTreeMap<DomId, Arc<Managed>>>,
     shutdown: Shutdown,
     runtime: Handle,
+    /// Where symbols of guests are looked for.
+    symbols: SymbolPath,
+}
+
+/// The user's symbol path, `_NT_SYMBOL_PATH`.
+fn symbol_path() -> SymbolPath {
+    SymbolPath::from_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "_NT_SYMBOL_PATH isn't used");
+        SymbolPath::default()
+    })
 }
 
 /// Locks, whatever a thread that died left behind: the tables here are never half changed.
@@ -56,6 +68,7 @@ impl Service {
             domains: Mutex::default(),
             shutdown: Shutdown::default(),
             runtime,
+            symbols: symbol_path(),
         })
     }
 

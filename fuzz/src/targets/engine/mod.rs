@@ -6,7 +6,8 @@
 //!                                                                            └─ run there with the debugger at work
 //! ```
 //! The three must end in the same state: how often and why a run returns is nothing that a guest can see. The third
-//! inserts breakpoints and watchpoints, forks, saves and restores on the way.
+//! inserts breakpoints and watchpoints, forks, saves and restores on the way. Only a guest that changed its page
+//! tables, and may have forgotten INVLPG, is excused: it can tell by what a TLB happens to hold.
 
 mod code;
 mod world;
@@ -154,9 +155,7 @@ impl Debugger {
                 GuestPhysAddr(machine.registers(VcpuId(0)).cr3 & !0xfff),
             ),
         };
-        // A guest that changes its page tables and forgets INVLPG may tell by a TLB that was emptied meanwhile.
-        let translated = machine.registers(VcpuId(0)).cr0 & hv_core::regs::cr0::PG != 0;
-        match self.random.below(if translated { 3 } else { 12 }) {
+        match self.random.below(12) {
             0..=2 => self.insert(
                 machine,
                 Breakpoint {
@@ -226,7 +225,7 @@ pub fn run(data: &[u8]) {
     let Ok(mut whole) = Machine::new(&lab::config(vcpus)) else {
         return;
     };
-    world::build(&mut whole, mode, &mut input);
+    let tables = world::build(&mut whole, mode, &mut input);
     let code = code::with_devices(world::bits(mode), &mut input);
     whole.write_physical(GuestPhysAddr(world::CODE), &code);
     let mut pieces = whole.fork();
@@ -253,7 +252,10 @@ pub fn run(data: &[u8]) {
         breakpoints: 0,
     };
     let got = run_to(&mut pieces, end, &mut |_| hand.limit(vcpus));
-    assert_same(&expected, &got, &whole, &pieces, "in pieces");
+    let exact = tables.hold(&whole) && tables.hold(&pieces);
+    if exact {
+        assert_same(&expected, &got, &whole, &pieces, "in pieces");
+    }
     let mut hand = Debugger {
         random: Random::new(seed, 2),
         breakpoints: 0,
@@ -262,7 +264,9 @@ pub fn run(data: &[u8]) {
         hand.act(machine);
         hand.limit(vcpus)
     });
-    assert_same(&expected, &got, &whole, &debugged, "with a debugger");
+    if exact && tables.hold(&debugged) {
+        assert_same(&expected, &got, &whole, &debugged, "with a debugger");
+    }
     for n in (0..vcpus).map(VcpuId) {
         let registers = whole.registers(n);
         if let Err(error) = whole.set_registers(n, &registers) {

@@ -234,8 +234,42 @@ fn gates(machine: &mut Machine, kind: &Kind) {
     }
 }
 
-/// Lays the tables, damages them as the input says, and sets the registers.
-pub fn build(machine: &mut Machine, mode: usize, input: &mut Input<'_>) {
+/// The page tables as they were laid, without the bits that the CPU sets.
+#[derive(PartialEq, Eq)]
+pub struct Tables(Vec<u64>);
+
+impl Tables {
+    /// As they are now.
+    pub fn of(machine: &Machine) -> Tables {
+        let mut bytes = vec![0; 0x7000];
+        machine.read_physical(GuestPhysAddr(TABLES), &mut bytes);
+        let entry = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        };
+        Tables(
+            bytes
+                .chunks(8)
+                .map(|bytes| entry(bytes) & !0x0000_0060_0000_0060)
+                .collect(),
+        )
+    }
+
+    /// Whether a machine translates by these and no others, or not at all: then what its TLB holds can't be told.
+    pub fn hold(&self, machine: &Machine) -> bool {
+        (0..machine.vcpu_count()).all(|n| {
+            let registers = machine.registers(VcpuId(n));
+            let root = registers.cr3 & !0xfff;
+            registers.cr0 & cr0::PG == 0
+                || (root == TABLES || root == TABLES + 0x1000) && *self == Tables::of(machine)
+        })
+    }
+}
+
+/// Lays the tables, damages them as the input says, and sets the registers; the tables before the damage.
+pub fn build(machine: &mut Machine, mode: usize, input: &mut Input<'_>) -> Tables {
     let kind = kind(mode);
     let root = paging(machine, kind.paging);
     gates(machine, &kind);
@@ -254,6 +288,7 @@ pub fn build(machine: &mut Machine, mode: usize, input: &mut Input<'_>) {
     for (n, number) in [DATA_32, CODE_32, DATA_32, DATA_32].into_iter().enumerate() {
         put(machine, TSS + 0x848 + 4 * n as u64, &(number << 3).to_le_bytes());
     }
+    let tables = Tables::of(machine);
     damage_tables(machine, input);
     let mut registers = registers(machine, &kind, root);
     let base = registers.clone();
@@ -263,6 +298,7 @@ pub fn build(machine: &mut Machine, mode: usize, input: &mut Input<'_>) {
     if machine.set_registers(VcpuId(0), &registers).is_err() {
         let _ = machine.set_registers(VcpuId(0), &base);
     }
+    tables
 }
 
 fn damage_tables(machine: &mut Machine, input: &mut Input<'_>) {

@@ -4,11 +4,10 @@
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
 use hv_core::{GuestPhysAddr, Ticks};
-use nt_guest::{Arch, Built, Profile, Role};
-use std::collections::BTreeMap;
+use nt_guest::{Arch, Built, DEFAULT_PROFILE, Profile, Role};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 
 const PROMPT: &str = "nt> ";
 /// Guest ticks that anything here may take: 30 seconds of guest time.
@@ -16,7 +15,6 @@ const PATIENCE: u64 = 3_000_000_000;
 const SECOND: u64 = 100_000_000;
 
 pub struct Options {
-    pub profile: &'static str,
     pub vcpus: u32,
     pub options: &'static str,
 }
@@ -27,20 +25,16 @@ pub struct Guest {
     output: String,
 }
 
-/// A profile's guest, built once for all tests of a program; `None` without the tools.
+/// A profile's guest, built once for all tests; `None` without the tools.
 fn built(profile: &Profile) -> Option<Built> {
-    static BUILT: Mutex<BTreeMap<String, Option<Built>>> = Mutex::new(BTreeMap::new());
-    let mut built = BUILT.lock().expect("no test panics with it");
-    let build = || {
-        if let Err(error) = nt_guest::versions() {
-            eprintln!("not run: {error}");
-            return None;
-        }
-        let name = format!("{}-{}", env!("CARGO_CRATE_NAME"), profile.name);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        Some(nt_guest::build(profile, &folder).expect("the guest builds"))
-    };
-    built.entry(profile.name.clone()).or_insert_with(build).clone()
+    static BUILDING: Mutex<()> = Mutex::new(());
+    if let Err(error) = nt_guest::versions() {
+        eprintln!("not run: {error}");
+        return None;
+    }
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("nt-guest-{}", profile.name));
+    Some(nt_guest::build(profile, &folder).expect("the guest builds"))
 }
 
 fn boot_files(built: &Built, options: &str) -> NtBoot {
@@ -72,9 +66,14 @@ fn boot_files(built: &Built, options: &str) -> NtBoot {
 }
 
 impl Guest {
-    /// A guest at its first prompt.
+    /// The default profile's guest, at its first prompt.
     pub fn boot(options: &Options) -> Option<Guest> {
-        let profile = Profile::built_in(options.profile).expect("the profile");
+        Guest::of_profile(DEFAULT_PROFILE, options)
+    }
+
+    /// The guest of a profile, at its first prompt.
+    pub fn of_profile(profile: &str, options: &Options) -> Option<Guest> {
+        let profile = Profile::built_in(profile).expect("the profile");
         let built = built(&profile)?;
         let machine = Machine::new(&MachineConfig {
             memory_bytes: 128 << 20,
@@ -164,20 +163,25 @@ impl Guest {
         0x1a_a000
     }
 
-    /// The kernel's base, from where the loader put it: IDT entry 0 is KiDivideErrorFault, shadowed or not.
+    /// The kernel's base: the header before what IDT entry 0 leads to.
     pub fn kernel(&self) -> u64 {
         let idt = self.machine.registers(hv_core::VcpuId(0)).idtr.base;
         let (low, high) = (self.read(idt), self.read(idt + 8));
         let entry = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
-        ["KiDivideErrorFault", "KiDivideErrorFaultShadow"]
-            .iter()
-            .map(|name| entry - u64::from(self.profile.rvas[*name]))
-            .find(|base| base & 0xfff == 0)
-            .expect("an entry of the kernel")
+        (0..0x4000)
+            .map(|pages| (entry & !0xfff) - pages * 0x1000)
+            .find(|base| self.read(*base) & 0xffff == 0x5a4d)
+            .expect("a header")
     }
 
     pub fn symbol(&self, name: &str) -> u64 {
-        self.kernel() + u64::from(self.profile.rvas[name])
+        self.known_symbol(name).expect("the profile has the symbol")
+    }
+
+    /// A symbol of the profile; the builder places others where it likes.
+    pub fn known_symbol(&self, name: &str) -> Option<u64> {
+        let rva = self.profile.rvas.get(name)?;
+        Some(self.kernel() + u64::from(*rva))
     }
 
     /// Eight bytes of kernel memory.

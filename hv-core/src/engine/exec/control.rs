@@ -1,7 +1,7 @@
 //! Jumps, calls, returns, near and far, and interrupts by instruction.
 
 use super::Flow;
-use super::segment::selector_error;
+use super::segment::{Descriptor, selector_error};
 use super::stack::size_of_stack_operation;
 use super::system::after_interrupt_flag;
 use crate::engine::bus::Bus;
@@ -31,6 +31,19 @@ impl Vcpu {
         } else {
             Ok(())
         }
+    }
+
+    /// #GP(0) for a target that the code segment of `code` can't hold.
+    pub(crate) fn check_far_target(&mut self, code: &Descriptor, target: u64) -> Exec {
+        let bad = if self.long_mode() && code.long() {
+            !is_canonical(target)
+        } else {
+            target > code.limit() as u64
+        };
+        if bad {
+            return Err(self.general_protection());
+        }
+        Ok(())
     }
 }
 
@@ -222,14 +235,7 @@ pub(crate) fn far_transfer(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction, is_ca
     if !d.present() {
         return Err(cpu.raise_error(vector::NP, error));
     }
-    let to_long = cpu.long_mode() && d.long();
-    if if to_long {
-        !is_canonical(offset)
-    } else {
-        offset > d.limit() as u64
-    } {
-        return Err(cpu.general_protection());
-    }
+    cpu.check_far_target(&d, offset)?;
     cpu.mark_accessed(bus, &mut d, address)?;
     if is_call {
         let (cs, sp) = (cpu.r.segments[seg::CS].selector as u64, cpu.gpr[gpr::RSP]);
@@ -270,7 +276,7 @@ fn through_system_descriptor(
     cpu: &mut Vcpu,
     bus: &mut Bus,
     i: &Instruction,
-    d: super::segment::Descriptor,
+    d: Descriptor,
     selector: u16,
     is_call: bool,
 ) -> Exec<Flow> {
@@ -330,13 +336,7 @@ fn through_system_descriptor(
     if !code.present() {
         return Err(cpu.raise_error(vector::NP, code_error));
     }
-    if if size == 8 {
-        !is_canonical(target)
-    } else {
-        target > code.limit() as u64
-    } {
-        return Err(cpu.general_protection());
-    }
+    cpu.check_far_target(&code, target)?;
     let inner = is_call && !code.conforming() && code.dpl() < cpu.cpl;
     let new_cpl = if inner { code.dpl() } else { cpu.cpl };
     if is_call {
@@ -448,14 +448,8 @@ pub(crate) fn far_return(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
     if !code.present() {
         return Err(cpu.raise_error(vector::NP, error));
     }
+    cpu.check_far_target(&code, offset)?;
     let to_long = cpu.long_mode() && code.long();
-    if if to_long {
-        !is_canonical(offset)
-    } else {
-        offset > code.limit() as u64
-    } {
-        return Err(cpu.general_protection());
-    }
     if rpl == cpu.cpl {
         cpu.mark_accessed(bus, &mut code, address)?;
         cpu.set_stack_pointer(cpu.gpr[gpr::RSP].wrapping_add(2 * word + extra));

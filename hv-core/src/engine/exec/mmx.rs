@@ -1,7 +1,8 @@
 //! MMX instructions, those of SSE to SSSE3 on MMX registers among them.
 
+use super::integer_vectors;
 use crate::engine::bus::Bus;
-use crate::engine::simd::{integer as int, shift, shuffle};
+use crate::engine::simd::{integer as int, shuffle};
 use crate::engine::vcpu::{Exec, Vcpu, vector};
 use crate::regs::cr0;
 use iced_x86::{Instruction, Mnemonic as M, OpKind, Register};
@@ -22,77 +23,11 @@ pub(crate) enum Operation {
 /// The operation of an instruction whose operands are MMX registers.
 pub(crate) fn operation(m: M) -> Option<Operation> {
     use Operation::{Binary, Immediate, Shift, Special};
+    let alike = integer_vectors::operation(m, Binary, Shift);
+    if alike.is_some() {
+        return alike;
+    }
     Some(match m {
-        M::Paddb => Binary(int::paddb),
-        M::Paddw => Binary(int::paddw),
-        M::Paddd => Binary(int::paddd),
-        M::Paddq => Binary(int::paddq),
-        M::Psubb => Binary(int::psubb),
-        M::Psubw => Binary(int::psubw),
-        M::Psubd => Binary(int::psubd),
-        M::Psubq => Binary(int::psubq),
-        M::Paddsb => Binary(int::paddsb),
-        M::Paddsw => Binary(int::paddsw),
-        M::Paddusb => Binary(int::paddusb),
-        M::Paddusw => Binary(int::paddusw),
-        M::Psubsb => Binary(int::psubsb),
-        M::Psubsw => Binary(int::psubsw),
-        M::Psubusb => Binary(int::psubusb),
-        M::Psubusw => Binary(int::psubusw),
-        M::Pcmpeqb => Binary(int::pcmpeqb),
-        M::Pcmpeqw => Binary(int::pcmpeqw),
-        M::Pcmpeqd => Binary(int::pcmpeqd),
-        M::Pcmpgtb => Binary(int::pcmpgtb),
-        M::Pcmpgtw => Binary(int::pcmpgtw),
-        M::Pcmpgtd => Binary(int::pcmpgtd),
-        M::Pavgb => Binary(int::pavgb),
-        M::Pavgw => Binary(int::pavgw),
-        M::Pminub => Binary(int::pminub),
-        M::Pminsw => Binary(int::pminsw),
-        M::Pmaxub => Binary(int::pmaxub),
-        M::Pmaxsw => Binary(int::pmaxsw),
-        M::Psignb => Binary(int::psignb),
-        M::Psignw => Binary(int::psignw),
-        M::Psignd => Binary(int::psignd),
-        M::Pabsb => Binary(int::pabsb),
-        M::Pabsw => Binary(int::pabsw),
-        M::Pabsd => Binary(int::pabsd),
-        M::Pmullw => Binary(int::pmullw),
-        M::Pmulhw => Binary(int::pmulhw),
-        M::Pmulhuw => Binary(int::pmulhuw),
-        M::Pmulhrsw => Binary(int::pmulhrsw),
-        M::Pmuludq => Binary(int::pmuludq),
-        M::Pmaddwd => Binary(int::pmaddwd),
-        M::Pmaddubsw => Binary(int::pmaddubsw),
-        M::Psadbw => Binary(int::psadbw),
-        M::Phaddw => Binary(int::phaddw),
-        M::Phaddd => Binary(int::phaddd),
-        M::Phaddsw => Binary(int::phaddsw),
-        M::Phsubw => Binary(int::phsubw),
-        M::Phsubd => Binary(int::phsubd),
-        M::Phsubsw => Binary(int::phsubsw),
-        M::Pand => Binary(int::pand),
-        M::Pandn => Binary(int::pandn),
-        M::Por => Binary(int::por),
-        M::Pxor => Binary(int::pxor),
-        M::Punpcklbw => Binary(shuffle::punpcklbw),
-        M::Punpcklwd => Binary(shuffle::punpcklwd),
-        M::Punpckldq => Binary(shuffle::punpckldq),
-        M::Punpckhbw => Binary(shuffle::punpckhbw),
-        M::Punpckhwd => Binary(shuffle::punpckhwd),
-        M::Punpckhdq => Binary(shuffle::punpckhdq),
-        M::Packsswb => Binary(shuffle::packsswb),
-        M::Packuswb => Binary(shuffle::packuswb),
-        M::Packssdw => Binary(shuffle::packssdw),
-        M::Pshufb => Binary(shuffle::pshufb),
-        M::Psllw => Shift(shift::psllw),
-        M::Pslld => Shift(shift::pslld),
-        M::Psllq => Shift(shift::psllq),
-        M::Psrlw => Shift(shift::psrlw),
-        M::Psrld => Shift(shift::psrld),
-        M::Psrlq => Shift(shift::psrlq),
-        M::Psraw => Shift(shift::psraw),
-        M::Psrad => Shift(shift::psrad),
         M::Palignr => Immediate(shuffle::palignr),
         M::Pshufw => Immediate(|_, b, imm| shuffle::pshuflw(b, imm)),
         M::Movd | M::Movq | M::Movntq => Special(moves),

@@ -5,6 +5,7 @@ pub(crate) mod arith;
 mod bits;
 pub(crate) mod control;
 mod data;
+mod integer_vectors;
 mod io;
 mod mmx;
 pub(crate) mod operand;

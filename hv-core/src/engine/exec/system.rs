@@ -540,16 +540,8 @@ pub(crate) fn segment_base(cpu: &mut Vcpu, i: &Instruction) -> Exec {
 /// INVLPG, INVPCID.
 pub(crate) fn invalidate(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec<Flow> {
     cpu.require_cpl0()?;
-    if i.mnemonic() == Mnemonic::Invlpg {
-        let offset = cpu.effective_address(i);
-        let index = super::operand::segment_index(i.memory_segment());
-        let base = if cpu.mode == Mode::Long && index < seg::FS {
-            0
-        } else {
-            cpu.r.segments[index].base
-        };
-        cpu.invalidate_page(base.wrapping_add(offset));
-    } else {
+    // INVLPG has nothing to do: no translation outlives a change of its entry.
+    if i.mnemonic() == Mnemonic::Invpcid {
         if cpu.model.leaf7_ebx & feature::INVPCID == 0 {
             return Err(cpu.undefined());
         }
@@ -564,17 +556,6 @@ pub(crate) fn invalidate(cpu: &mut Vcpu, bus: &mut Bus, i: &Instruction) -> Exec
     }
     cpu.rip = i.next_ip();
     Ok(Flow::Branch)
-}
-
-impl Vcpu {
-    /// INVLPG: drops one page, or everything if it was cached from a large page, whose pieces can't be found one by one.
-    fn invalidate_page(&mut self, linear: u64) {
-        if self.tlb.may_be_large(linear) {
-            self.flush_tlb();
-        } else {
-            self.flush_page(linear);
-        }
-    }
 }
 
 /// RDRAND and RDSEED: a stream from the domain's seed; CF is always set.

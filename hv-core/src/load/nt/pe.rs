@@ -262,7 +262,7 @@ impl Image {
             .checked_add(size as usize)
             .filter(|end| *end <= self.bytes.len())
             .ok_or_else(|| self.bad(format!("section {name} reaches past the end of the image")))?;
-        if rva % PAGE as usize != 0 {
+        if !rva.is_multiple_of(PAGE as usize) {
             return Err(self.bad(format!("section {name} is at {rva:#x}, not on a page of its own")));
         }
         let stored = raw_size.min(size) as usize;

@@ -1,0 +1,91 @@
+//! The integer instructions that exist on MMX and on XMM registers alike.
+
+use crate::engine::simd::{Vector, integer as int, shift, shuffle};
+use iced_x86::Mnemonic as M;
+
+/// A function of two vectors.
+pub(super) type BinaryFn<V> = fn(V, V) -> V;
+/// A function of a vector and a count.
+pub(super) type ShiftFn<V> = fn(V, u64) -> V;
+
+/// The operation of `m`, if it is one of them: made by `binary` of `op0 = f(op0, op1)`, or by `shift` of
+/// `op0 = f(op0, count)`, the count from a register, memory or an immediate.
+pub(super) fn operation<V: Vector, O>(
+    m: M,
+    binary: fn(BinaryFn<V>) -> O,
+    shift: fn(ShiftFn<V>) -> O,
+) -> Option<O> {
+    Some(match m {
+        M::Paddb => binary(int::paddb),
+        M::Paddw => binary(int::paddw),
+        M::Paddd => binary(int::paddd),
+        M::Paddq => binary(int::paddq),
+        M::Psubb => binary(int::psubb),
+        M::Psubw => binary(int::psubw),
+        M::Psubd => binary(int::psubd),
+        M::Psubq => binary(int::psubq),
+        M::Paddsb => binary(int::paddsb),
+        M::Paddsw => binary(int::paddsw),
+        M::Paddusb => binary(int::paddusb),
+        M::Paddusw => binary(int::paddusw),
+        M::Psubsb => binary(int::psubsb),
+        M::Psubsw => binary(int::psubsw),
+        M::Psubusb => binary(int::psubusb),
+        M::Psubusw => binary(int::psubusw),
+        M::Pcmpeqb => binary(int::pcmpeqb),
+        M::Pcmpeqw => binary(int::pcmpeqw),
+        M::Pcmpeqd => binary(int::pcmpeqd),
+        M::Pcmpgtb => binary(int::pcmpgtb),
+        M::Pcmpgtw => binary(int::pcmpgtw),
+        M::Pcmpgtd => binary(int::pcmpgtd),
+        M::Pavgb => binary(int::pavgb),
+        M::Pavgw => binary(int::pavgw),
+        M::Pminub => binary(int::pminub),
+        M::Pminsw => binary(int::pminsw),
+        M::Pmaxub => binary(int::pmaxub),
+        M::Pmaxsw => binary(int::pmaxsw),
+        M::Psignb => binary(int::psignb),
+        M::Psignw => binary(int::psignw),
+        M::Psignd => binary(int::psignd),
+        M::Pabsb => binary(int::pabsb),
+        M::Pabsw => binary(int::pabsw),
+        M::Pabsd => binary(int::pabsd),
+        M::Pmullw => binary(int::pmullw),
+        M::Pmulhw => binary(int::pmulhw),
+        M::Pmulhuw => binary(int::pmulhuw),
+        M::Pmulhrsw => binary(int::pmulhrsw),
+        M::Pmuludq => binary(int::pmuludq),
+        M::Pmaddwd => binary(int::pmaddwd),
+        M::Pmaddubsw => binary(int::pmaddubsw),
+        M::Psadbw => binary(int::psadbw),
+        M::Phaddw => binary(int::phaddw),
+        M::Phaddd => binary(int::phaddd),
+        M::Phaddsw => binary(int::phaddsw),
+        M::Phsubw => binary(int::phsubw),
+        M::Phsubd => binary(int::phsubd),
+        M::Phsubsw => binary(int::phsubsw),
+        M::Pand => binary(int::pand),
+        M::Pandn => binary(int::pandn),
+        M::Por => binary(int::por),
+        M::Pxor => binary(int::pxor),
+        M::Punpcklbw => binary(shuffle::punpcklbw),
+        M::Punpcklwd => binary(shuffle::punpcklwd),
+        M::Punpckldq => binary(shuffle::punpckldq),
+        M::Punpckhbw => binary(shuffle::punpckhbw),
+        M::Punpckhwd => binary(shuffle::punpckhwd),
+        M::Punpckhdq => binary(shuffle::punpckhdq),
+        M::Packsswb => binary(shuffle::packsswb),
+        M::Packuswb => binary(shuffle::packuswb),
+        M::Packssdw => binary(shuffle::packssdw),
+        M::Pshufb => binary(shuffle::pshufb),
+        M::Psllw => shift(shift::psllw),
+        M::Pslld => shift(shift::pslld),
+        M::Psllq => shift(shift::psllq),
+        M::Psrlw => shift(shift::psrlw),
+        M::Psrld => shift(shift::psrld),
+        M::Psrlq => shift(shift::psrlq),
+        M::Psraw => shift(shift::psraw),
+        M::Psrad => shift(shift::psrad),
+        _ => return None,
+    })
+}

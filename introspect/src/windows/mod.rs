@@ -1,0 +1,210 @@
+//! A Windows guest seen from outside: its kernel found and read from vCPU state and memory alone.
+//!
+//! ```text
+//!   vCPU registers ── entry points (LSTAR, IDT) ──► kernel image ──► PdbId
+//!        │                                                            │
+//!        └── page-table root that maps the kernel                     │
+//!                                                                     ▼
+//!      PDB on the symbol path ► table of known kernels ► structure: Layout and globals
+//!                                                                     │
+//!        KdVersionBlock ► KDDEBUGGER_DATA64 (decoded)                 ▼
+//!        KPCR and KPRCB of each vCPU              modules, processes, threads, bugcheck
+//! ```
+//!
+//! [`Windows`] holds what doesn't change while the same kernel runs; everything else is read anew at each call, from
+//! a guest that stands still. Guest memory is hostile: every pointer is checked, every walk has a limit, and a list
+//! that breaks off says so and gives what was read before ([`Walk`]). A field whose place isn't known in this build
+//! is absent and never guessed.
+
+mod entry;
+mod error;
+mod facts;
+mod field;
+mod find;
+mod guest;
+mod kdbg;
+mod known;
+mod layout;
+mod learn;
+mod list;
+mod modules;
+mod processes;
+mod processor;
+mod release;
+mod report;
+mod space;
+mod system;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+pub use error::{Error, NotWindows, Unknown};
+pub use facts::{
+    Arch, Broken, Bugcheck, KernelImage, Module, PhysicalRun, Process, Processor, SharedData, Thread,
+    ThreadState, UnloadedModule, Walk,
+};
+pub use field::{Field, Global, Source};
+pub use guest::Guest;
+pub use kdbg::{DebuggerData, Encoding, VersionBlock};
+pub use layout::Layout;
+pub use report::{Report, Step};
+
+use crate::paging::PagingMode;
+use hv_core::{GuestPhysAddr, GuestVirtAddr};
+use std::sync::Arc;
+use symbols::pe::Headers;
+use symbols::{Pdb, SymbolPath};
+
+/// A recognised Windows kernel.
+pub struct Windows {
+    arch: Arch,
+    mode: PagingMode,
+    /// Tables that mapped the kernel when it was recognised.
+    root: GuestPhysAddr,
+    image: KernelImage,
+    headers: Option<Headers>,
+    pdb: Option<Arc<Pdb>>,
+    layout: Layout,
+    globals: Vec<Option<(GuestVirtAddr, Source)>>,
+    build: Option<u32>,
+    build_lab: Option<String>,
+    /// KUSER_SHARED_DATA at the time of recognition.
+    shared: Option<SharedData>,
+    report: Report,
+}
+
+impl Windows {
+    /// Recognises the Windows kernel of a guest that stands still, whatever its vCPUs are doing.
+    ///
+    /// # Errors
+    /// [`NotWindows`], with what was looked at.
+    pub fn recognise(guest: Guest<'_>, symbols: &SymbolPath) -> Result<Windows, NotWindows> {
+        let mut report = Report::default();
+        let found = find::find(guest, &mut report)?;
+        let mut windows = Windows {
+            arch: found.space.arch,
+            mode: found.space.mode,
+            root: found.space.root,
+            image: found.image,
+            headers: found.headers,
+            pdb: None,
+            layout: Layout::default(),
+            globals: vec![None; Global::COUNT],
+            build: None,
+            build_lab: None,
+            shared: system::shared_data(&found.space).ok(),
+            report,
+        };
+        windows.learn(&found.space, symbols);
+        Ok(windows)
+    }
+
+    /// Whether the recognised kernel is still there: a reset or another kernel ends what is known.
+    pub fn is_still_there(&self, guest: Guest<'_>) -> bool {
+        let Ok(space) = self.space(guest) else {
+            return false;
+        };
+        // Where there is no header, finding the space has read the KdVersionBlock.
+        self.headers.is_none()
+            || find::check(&space, self.image.base, self.image.base)
+                .is_ok_and(|(image, _)| image == self.image)
+    }
+
+    /// The kernel's architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Its image.
+    pub fn kernel(&self) -> &KernelImage {
+        &self.image
+    }
+
+    /// The build number, such as 19041, without the high bits of NtBuildNumber.
+    pub fn build(&self) -> Option<u32> {
+        self.build
+    }
+
+    /// NtBuildLab, where it is known: `19041.1.amd64fre.vb_release.191206-1406`.
+    pub fn build_lab(&self) -> Option<&str> {
+        self.build_lab.as_deref()
+    }
+
+    /// `Windows 10 1903 x64, build 18362`: a line for people.
+    pub fn description(&self) -> String {
+        let product_type = self.shared.as_ref().map_or(1, |shared| shared.product_type);
+        let name = self
+            .build
+            .map_or("Windows", |build| release::name(build, product_type != 1));
+        match self.build {
+            Some(build) => format!("{name} {}, build {build}", self.arch),
+            None => format!("{name} {}, build unknown", self.arch),
+        }
+    }
+
+    /// The structure offsets of this build.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How recognition went.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The kernel's PDB, if it was found on the symbol path.
+    pub fn pdb(&self) -> Option<&Arc<Pdb>> {
+        self.pdb.as_ref()
+    }
+
+    /// The address of a variable or function, and where that was learned.
+    pub fn find_global(&self, global: Global) -> Option<(GuestVirtAddr, Source)> {
+        self.globals[global as usize]
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// [`Unknown::Global`].
+    pub fn global(&self, global: Global) -> Result<GuestVirtAddr, Unknown> {
+        self.find_global(global)
+            .map(|(address, _)| address)
+            .ok_or(Unknown::Global(global))
+    }
+
+    /// The address of a name of the kernel (without `nt!`): of its PDB, or of what is known without it.
+    pub fn symbol(&self, name: &str) -> Option<GuestVirtAddr> {
+        let by_pdb = self.pdb.as_ref().and_then(|pdb| pdb.rva(name));
+        if let Some(rva) = by_pdb {
+            return self.image.base.checked_add(u64::from(rva));
+        }
+        let global = Global::ALL.iter().find(|global| global.name() == name)?;
+        self.global(*global).ok()
+    }
+
+    /// The nearest name at or before an address in the kernel image, and the distance from it.
+    pub fn nearest_symbol(&self, address: GuestVirtAddr) -> Option<(&str, u64)> {
+        if !self.image.contains(address) {
+            return None;
+        }
+        if let Some(pdb) = &self.pdb {
+            let rva = u32::try_from(address.0 - self.image.base.0).ok()?;
+            let (name, start) = pdb.nearest(rva)?;
+            return Some((name, u64::from(rva - start)));
+        }
+        let known = Global::ALL
+            .iter()
+            .filter_map(|&global| Some((self.find_global(global)?.0, global)));
+        let (start, global) = known
+            .filter(|(start, _)| *start <= address)
+            .max_by_key(|(start, _)| *start)?;
+        Some((global.name(), address.0 - start.0))
+    }
+
+    /// Learns a variable's address, unless a better source knew it.
+    fn learn_global(&mut self, global: Global, address: GuestVirtAddr, source: Source) {
+        if self.image.contains(address) {
+            self.globals[global as usize].get_or_insert((address, source));
+        }
+    }
+}

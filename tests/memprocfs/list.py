@@ -1,0 +1,34 @@
+"""Opens a raw image of a guest's physical memory with memprocfs, and prints as JSON what it found there.
+
+Usage: list.py IMAGE. Nothing is fetched: the symbol server is off.
+"""
+
+import json
+import sys
+
+import memprocfs
+
+
+def main(image):
+    vmm = memprocfs.Vmm(["-device", image, "-disable-symbolserver", "-disable-python", "-norefresh"])
+    system = vmm.process(4)
+    found = {
+        "build": vmm.kernel.build,
+        "processes": [
+            {
+                "pid": p.pid,
+                "ppid": p.ppid,
+                "name": p.name,
+                "root": f"{p.dtb:x}",
+                "threads": sorted(t["tid"] for t in p.maps.thread()),
+            }
+            for p in vmm.process_list()
+        ],
+        "modules": [
+            {"name": m.name, "base": f"{m.base:x}", "size": m.image_size} for m in system.module_list()
+        ],
+    }
+    json.dump(found, sys.stdout)
+
+
+main(sys.argv[1])
