@@ -9,17 +9,18 @@ mod types;
 use crate::MAX_PDB_SIZE;
 use crate::id::{Guid, PdbId};
 use pdb::{FallibleIterator, MachineType, SymbolData};
-use source::Bytes;
+use source::{Bytes, Paged};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What of a PDB file is used.
 #[derive(Debug)]
 pub struct Pdb {
+    path: Option<PathBuf>,
     identity: Identity,
     /// Sorted by RVA.
     by_rva: Vec<(u32, Box<str>)>,
@@ -99,7 +100,7 @@ impl From<pdb::Error> for PdbError {
     }
 }
 
-type File_<'s> = pdb::PDB<'s, Bytes>;
+type File_<'s, S = Bytes> = pdb::PDB<'s, S>;
 
 impl Pdb {
     /// Reads a file; it must be the one that `id` names, if one is given.
@@ -107,8 +108,9 @@ impl Pdb {
     /// # Errors
     /// [`PdbError`].
     pub fn open(path: &Path, id: Option<&PdbId>) -> Result<Pdb, PdbError> {
-        let bytes = read_file(path)?;
-        Pdb::parse(bytes, id)
+        let mut pdb = Pdb::parse(read_file(path)?, id)?;
+        pdb.path = Some(path.to_owned());
+        Ok(pdb)
     }
 
     /// The same from the file's bytes.
@@ -116,7 +118,7 @@ impl Pdb {
     /// # Errors
     /// [`PdbError`].
     pub fn parse(bytes: Vec<u8>, id: Option<&PdbId>) -> Result<Pdb, PdbError> {
-        guarded(bytes, |mut file| {
+        guarded(Bytes::new(Arc::new(bytes)), |mut file| {
             let identity = identify(&mut file)?;
             if let Some(id) = id
                 && (identity.guid != id.guid || !identity.ages.contains(&id.age))
@@ -133,6 +135,7 @@ impl Pdb {
             let mut by_name: Vec<u32> = (0..count).collect();
             by_name.sort_by(|&a, &b| by_rva[a as usize].1.cmp(&by_rva[b as usize].1));
             Ok(Pdb {
+                path: None,
                 identity,
                 by_rva,
                 by_name,
@@ -144,7 +147,17 @@ impl Pdb {
 
     /// What identifies a file, without reading the rest.
     pub(crate) fn identify(path: &Path) -> Result<Identity, PdbError> {
-        guarded(read_file(path)?, |mut file| identify(&mut file))
+        guarded(Paged::new(open_file(path)?)?, |mut file| identify(&mut file))
+    }
+
+    /// Whether it is the file that an image names.
+    pub fn is(&self, id: &PdbId) -> bool {
+        self.identity.guid == id.guid && self.identity.ages.contains(&id.age)
+    }
+
+    /// The file that it was read from.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The GUID.
@@ -179,7 +192,7 @@ impl Pdb {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, PdbError> {
+fn open_file(path: &Path) -> Result<File, PdbError> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -188,20 +201,26 @@ fn read_file(path: &Path) -> Result<Vec<u8>, PdbError> {
     if metadata.len() > MAX_PDB_SIZE {
         return Err(PdbError::TooLarge);
     }
+    Ok(file)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, PdbError> {
     let mut bytes = Vec::new();
-    file.take(MAX_PDB_SIZE + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(MAX_PDB_SIZE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Opens and reads a file. The `pdb` crate asserts things of its input here and there: for a damaged file that is an
 /// error, and no end of the program.
-fn guarded<T>(bytes: Vec<u8>, read: impl FnOnce(File_<'_>) -> Result<T, PdbError>) -> Result<T, PdbError> {
-    let source = Bytes::new(Arc::new(bytes));
+fn guarded<'s, S: pdb::Source<'s> + 's, T>(
+    source: S,
+    read: impl FnOnce(File_<'s, S>) -> Result<T, PdbError>,
+) -> Result<T, PdbError> {
     panic::catch_unwind(AssertUnwindSafe(|| read(pdb::PDB::open(source)?)))
         .unwrap_or_else(|_| Err(PdbError::Damaged("its tables contradict each other".to_owned())))
 }
 
-fn identify(file: &mut File_<'_>) -> Result<Identity, PdbError> {
+fn identify<'s, S: pdb::Source<'s> + 's>(file: &mut File_<'s, S>) -> Result<Identity, PdbError> {
     let information = file.pdb_information()?;
     let mut ages = vec![information.age];
     if let Ok(debug) = file.debug_information()

@@ -73,15 +73,24 @@ void KiSystemStartup(PLOADER_PARAMETER_BLOCK block) {
 }
 
 void Phase1Initialization(PVOID context) {
-    static const CHAR *const names[] = {"smss.exe", "csrss.exe", "wininit.exe", "services.exe"};
-    PEPROCESS parent = PsSystemProcess, process;
+    /* As many as tools expect of a running system; a parent is the number of an earlier one, 0 the System process. */
+    static const struct {
+        const CHAR *Name;
+        ULONG Parent;
+    } programs[] = {{"smss.exe", 0},     {"csrss.exe", 1},    {"wininit.exe", 1}, {"services.exe", 3},
+                    {"winlogon.exe", 1}, {"lsass.exe", 3},    {"svchost.exe", 4}, {"svchost.exe", 4},
+                    {"svchost.exe", 4},  {"spoolsv.exe", 4},  {"dwm.exe", 5},     {"explorer.exe", 5}};
+    PEPROCESS processes[1 + sizeof programs / sizeof *programs] = {PsSystemProcess};
     ULONG n;
     (void)context;
     KeInitializeEvent(&PspUserEvent, FALSE, FALSE);
     KeStartAllProcessors();
     IopStartBootDrivers();
-    for (n = 0; n < sizeof names / sizeof *names; n++)
-        if (NT_SUCCESS(PspCreateUserProcess(names[n], parent, n, &process)) && (n == 0 || n == 2)) parent = process;
+    for (n = 0; n < sizeof programs / sizeof *programs; n++) {
+        PEPROCESS parent = processes[programs[n].Parent];
+        if (!NT_SUCCESS(PspCreateUserProcess(programs[n].Name, parent, n, &processes[n + 1])))
+            processes[n + 1] = PsSystemProcess;
+    }
     PsCreateSystemThread(NULL, PsSystemProcess, KiGuardThread, NULL);
     PsCreateSystemThread(NULL, PsSystemProcess, KiConsoleThread, NULL);
     /* The keys are drawn and the block encoded last, as KeInitSystem does in phase 1. */

@@ -43,11 +43,14 @@ fn ring_3_makes_system_calls_by_sysenter_and_int_2e() {
         let Some(mut guest) = boot(profile, 2) else {
             return;
         };
-        assert!(guest.command("user").contains("52 system calls, 38 page faults"));
-        // The memory is there now.
-        assert!(guest.command("user").contains("52 system calls, 0 page faults"));
+        let threads = |guest: &mut Guest| guest.command("ps").matches(" thread ").count();
+        let before = threads(&mut guest);
+        // Until all are done, and their memory is there.
+        let rounds = (0..8).map(|_| guest.command("user"));
+        let done = rounds.skip(1).find(|round| round.contains(" 0 page faults"));
+        assert!(done.is_some_and(|round| !round.contains("\n0 system calls")));
         // A program that finds something wrong ends itself.
-        assert_eq!(guest.command("ps").matches(" thread ").count(), 7);
+        assert_eq!(threads(&mut guest), before);
     }
 }
 

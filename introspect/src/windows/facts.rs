@@ -294,7 +294,7 @@ pub struct SharedData {
 impl SharedData {
     /// Milliseconds since the guest booted.
     pub fn uptime_ms(&self) -> u64 {
-        (u128::from(self.tick_count) * u128::from(self.tick_count_multiplier) >> 24) as u64
+        ((u128::from(self.tick_count) * u128::from(self.tick_count_multiplier)) >> 24) as u64
     }
 }
 

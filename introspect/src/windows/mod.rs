@@ -53,7 +53,12 @@ use crate::paging::PagingMode;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use std::sync::Arc;
 use symbols::pe::Headers;
-use symbols::{Pdb, SymbolPath};
+use symbols::{Pdb, PdbId, SymbolPath};
+
+/// Finds the PDB of a kernel, or says why not.
+trait FindPdb: FnOnce(&PdbId) -> Result<Arc<Pdb>, String> {}
+
+impl<F: FnOnce(&PdbId) -> Result<Arc<Pdb>, String>> FindPdb for F {}
 
 /// A recognised Windows kernel.
 pub struct Windows {
@@ -79,6 +84,31 @@ impl Windows {
     /// # Errors
     /// [`NotWindows`], with what was looked at.
     pub fn recognise(guest: Guest<'_>, symbols: &SymbolPath) -> Result<Windows, NotWindows> {
+        Windows::recognise_with(guest, |id| {
+            let path = symbols.locate(id).map_err(|error| error.to_string())?.path;
+            match Pdb::open(&path, Some(id)) {
+                Ok(pdb) => Ok(Arc::new(pdb)),
+                Err(error) => Err(format!("{}: {error}", path.display())),
+            }
+        })
+    }
+
+    /// As [`Windows::recognise`], with the kernel's PDB read before: a large one takes a while, in which the guest need
+    /// not stand still. One of another kernel isn't used.
+    ///
+    /// # Errors
+    /// [`NotWindows`].
+    pub fn recognise_with_pdb(guest: Guest<'_>, pdb: &Arc<Pdb>) -> Result<Windows, NotWindows> {
+        Windows::recognise_with(guest, |id| {
+            if pdb.is(id) {
+                Ok(pdb.clone())
+            } else {
+                Err(format!("it isn't {id}"))
+            }
+        })
+    }
+
+    fn recognise_with(guest: Guest<'_>, find_pdb: impl FindPdb) -> Result<Windows, NotWindows> {
         let mut report = Report::default();
         let found = find::find(guest, &mut report)?;
         let mut windows = Windows {
@@ -95,7 +125,7 @@ impl Windows {
             shared: system::shared_data(&found.space).ok(),
             report,
         };
-        windows.learn(&found.space, symbols);
+        windows.learn(&found.space, find_pdb);
         Ok(windows)
     }
 

@@ -68,7 +68,7 @@ impl Windows {
                 let run = block.wrapping_add(2 * size * (index + 1));
                 let base = space.word(WHAT, run)?;
                 Ok(PhysicalRun {
-                    start: GuestPhysAddr(base.checked_mul(0x1000).unwrap_or(u64::MAX)),
+                    start: GuestPhysAddr(base.saturating_mul(0x1000)),
                     pages: space.word(WHAT, run.wrapping_add(size))?,
                 })
             })

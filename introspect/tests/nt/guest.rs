@@ -81,7 +81,7 @@ impl Nt {
     /// At its prompt.
     pub fn booted(folder: &Path, boot: Boot) -> Nt {
         let mut nt = Nt::new(folder, boot);
-        nt.to_prompt();
+        nt.run_to_prompt();
         nt
     }
 
@@ -106,7 +106,7 @@ impl Nt {
         }
     }
 
-    pub fn to_prompt(&mut self) {
+    pub fn run_to_prompt(&mut self) {
         self.output.clear();
         let start = self.machine.now().0;
         while !self.output.ends_with(PROMPT) {
@@ -122,7 +122,7 @@ impl Nt {
     /// Types a line and runs until its output is complete: the output.
     pub fn command(&mut self, line: &str) -> String {
         self.input(line);
-        self.to_prompt();
+        self.run_to_prompt();
         String::from_utf8_lossy(&self.output).into_owned()
     }
 }

@@ -10,7 +10,7 @@ use hv_core::introspect::{BreakpointKind, Place};
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use protocol::manipulate::{BreakPointEntry, BreakPointEx, Manipulate, RestoreBreakPoint, WriteBreakPoint};
 use protocol::status::NtStatus;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// A kernel has 32. More cost nothing here; this is a bound for hostile hosts.
@@ -23,21 +23,21 @@ pub(super) struct Table {
     entries: BTreeMap<u32, Entry>,
 }
 
-#[derive(Clone, Copy)]
 struct Entry {
     address: GuestVirtAddr,
-    place: Place,
+    /// One; or one for each root of the process.
+    places: Vec<Place>,
 }
 
 impl Table {
     /// Adds a breakpoint; `None` if there is one already, or no room.
     pub fn add(&mut self, guest: &Guest, address: GuestVirtAddr) -> Option<u32> {
-        let place = place(guest, address);
-        if self.entries.values().any(|entry| entry.place == place) {
+        let places = places(guest, address);
+        if self.entries.values().any(|entry| entry.places == places) {
             return None;
         }
         let handle = (1..=MOST).find(|handle| !self.entries.contains_key(handle))?;
-        self.entries.insert(handle, Entry { address, place });
+        self.entries.insert(handle, Entry { address, places });
         Some(handle)
     }
 
@@ -56,7 +56,8 @@ impl Table {
     pub fn wanted(&self) -> impl Iterator<Item = (Place, BreakpointKind)> {
         self.entries
             .values()
-            .map(|entry| (entry.place, BreakpointKind::Execute))
+            .flat_map(|entry| &entry.places)
+            .map(|place| (*place, BreakpointKind::Execute))
     }
 
     /// Whether one is at this address, whatever the process.
@@ -69,14 +70,25 @@ impl Table {
     }
 }
 
-/// A kernel's address is the same in every process; a user's is of the process that is current.
-fn place(guest: &Guest, address: GuestVirtAddr) -> Place {
-    match guest.registers(guest.current) {
-        Ok(registers) if is_user(guest.arch(), address) => {
-            Place::InAddressSpace(address, GuestPhysAddr(registers.cr3 & !0xfff))
-        }
-        _ => Place::Virtual(address),
-    }
+/// A kernel's address is the same in every process; a user's is of the process that is current, under each of its roots:
+/// with KVA shadowing the kernel, where the guest stands now, has another one than the program.
+fn places(guest: &Guest, address: GuestVirtAddr) -> Vec<Place> {
+    let Some(registers) = guest
+        .registers(guest.current)
+        .ok()
+        .filter(|_| is_user(guest.arch(), address))
+    else {
+        return vec![Place::Virtual(address)];
+    };
+    let kernel = guest.kernel.as_ref();
+    let mut roots = kernel.map_or_else(Vec::new, |kernel| kernel.roots(&guest.target, guest.current));
+    roots.push(GuestPhysAddr(registers.cr3));
+    let masked = roots.into_iter().map(|root| GuestPhysAddr(root.0 & !0xfff));
+    let roots: BTreeSet<_> = masked.collect();
+    roots
+        .into_iter()
+        .map(|root| Place::InAddressSpace(address, root))
+        .collect()
 }
 
 /// WriteBreakPoint.
@@ -148,8 +160,8 @@ mod tests {
         let mut table = Table::default();
         for (handle, address) in [(1, 0xfff), (2, 0x1000), (3, 0x100f), (4, 0x1010), (5, 0)] {
             let address = GuestVirtAddr(address);
-            let place = Place::Virtual(address);
-            table.entries.insert(handle, Entry { address, place });
+            let places = vec![Place::Virtual(address)];
+            table.entries.insert(handle, Entry { address, places });
         }
         table.remove_in(GuestVirtAddr(0x1000), 16);
         assert_eq!(table.entries.keys().copied().collect::<Vec<_>>(), [1, 4, 5]);

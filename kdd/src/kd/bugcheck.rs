@@ -1,4 +1,7 @@
 //! A bugcheck: the guest stops at the entry of KeBugCheckEx, as one that is debugged stops inside it.
+//!
+//! There the kernel is just about to write the code and its parameters to KiBugCheckData, where hosts read them
+//! (`.bugcheck`): for the length of this stop they find them there already.
 
 use super::guest::Guest;
 use hv_core::GuestVirtAddr;
@@ -7,6 +10,8 @@ use introspect::windows::Arch;
 
 /// The kernel's function.
 pub(super) const SYMBOL: &str = "KeBugCheckEx";
+/// Its five words for debuggers.
+const DATA: &str = "KiBugCheckData";
 
 /// What a kernel prints before it stops for its debugger; the current vCPU is at KeBugCheckEx.
 pub(super) fn text(guest: &mut Guest) -> String {
@@ -14,7 +19,14 @@ pub(super) fn text(guest: &mut Guest) -> String {
         return "\n*** Fatal System Error\n".into();
     };
     let [code, p1, p2, p3, p4] = arguments;
-    let width = 2 * guest.arch().pointer_size();
+    let size = guest.arch().pointer_size();
+    let width = 2 * size;
+    if let Some(at) = guest.kernel.as_ref().and_then(|kernel| kernel.symbol(DATA)) {
+        let words = arguments
+            .iter()
+            .flat_map(|word| word.to_le_bytes().into_iter().take(size));
+        guest.shown = Some((at, words.collect()));
+    }
     format!(
         "\n*** Fatal System Error: 0x{code:08x}\n                       \
          (0x{p1:0width$X},0x{p2:0width$X},0x{p3:0width$X},0x{p4:0width$X})\n\n"

@@ -22,6 +22,8 @@ pub(super) struct Guest {
     /// The kernel's debugger data, and whether it is of this stop.
     data: Option<DebuggerData>,
     data_is_fresh: bool,
+    /// What the host reads at an address in this stop, instead of what is there.
+    pub shown: Option<(GuestVirtAddr, Vec<u8>)>,
 }
 
 /// Whose page tables hold which half of the addresses.
@@ -43,6 +45,7 @@ impl Guest {
             processors: None,
             data: None,
             data_is_fresh: false,
+            shown: None,
         }
     }
 
@@ -99,6 +102,12 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether the kernel that was recognised isn't there any more. The guest stands still.
+    pub fn is_kernel_gone(&self) -> bool {
+        let gone = |kernel: &dyn Kernel| !kernel.is_still_there(&self.target);
+        self.kernel.as_deref().is_some_and(gone)
+    }
+
     pub fn forget_kernel(&mut self) {
         self.kernel = None;
         self.data = None;
@@ -111,15 +120,8 @@ impl Guest {
     pub fn begin_stop(&mut self, vcpu: VcpuId) -> Result<(), String> {
         self.current = vcpu;
         self.processors = None;
+        self.shown = None;
         self.memory_changed();
-        if self
-            .kernel
-            .as_ref()
-            .is_some_and(|kernel| !kernel.is_still_there(&self.target))
-        {
-            tracing::info!("the kernel that was recognised is gone");
-            self.forget_kernel();
-        }
         self.recognise()
     }
 

@@ -40,11 +40,14 @@ impl Guest {
         if is_user(self.arch(), address) {
             return done;
         }
+        let mut done = done;
+        if let Some((at, bytes)) = &self.shown {
+            done = overlay(address, buffer, done, *at, bytes);
+        }
         let pointer = self.arch().pointer_size();
         let Some(data) = self.debugger_data_at(address, buffer.len()) else {
             return done;
         };
-        let mut done = done;
         if !data.is_plain() {
             done = overlay(address, buffer, done, data.address, &data.bytes);
         }

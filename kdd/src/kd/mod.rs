@@ -21,6 +21,7 @@ mod context;
 mod control_space;
 mod guest;
 mod hardware_breakpoints;
+mod int3;
 mod io;
 pub mod kernel;
 mod memory;

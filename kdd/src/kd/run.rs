@@ -1,11 +1,11 @@
 //! Running and stopping: breaks, steps, continues, and what the guest does meanwhile.
 
-use super::bugcheck;
 use super::hardware_breakpoints::{DR6_BS, DR6_IDLE};
 use super::session::{Awaited, KdSession, State};
 use super::state_change::{self, ModuleChange, Report};
 use super::step::{Progress, Step};
 use super::watches::Own;
+use super::{bugcheck, int3};
 use hv_core::introspect::{BreakpointId, CrashReason, DomainState, StepMode, StepOutcome, StopReason};
 use hv_core::regs::Registers;
 use hv_core::{GuestVirtAddr, VcpuId};
@@ -55,15 +55,24 @@ impl KdSession {
     }
 
     fn report_module(&mut self, change: &ModuleChange, now: Instant) {
+        self.ending = *change == ModuleChange::Everything;
         let report = state_change::load_symbols(&mut self.guest, change, &self.debug);
+        self.may_lapse = true;
         self.finish_stop(report, now);
     }
 
     fn begin_stop(&mut self, vcpu: VcpuId, now: Instant) {
         self.say_printed(now);
+        self.may_lapse = false;
         self.awaited = None;
+        self.given_back = None;
+        if self.guest.is_kernel_gone() {
+            tracing::info!("the kernel that was recognised is gone");
+            self.watches.disarm(&self.guest);
+            self.guest.forget_kernel();
+        }
         match self.guest.begin_stop(vcpu) {
-            Ok(()) => self.watches.arm(&self.guest),
+            Ok(()) => self.watches.arm(&mut self.guest),
             Err(why) => {
                 self.watches.disarm(&self.guest);
                 self.say_unrecognised(&why, now);
@@ -102,9 +111,13 @@ impl KdSession {
         }
     }
 
-    /// Continue and Continue2. No stop is an exception of the guest's own, so there is none to give back to it.
+    /// Continue and Continue2. The only exception of the guest's own that is reported, and so can be given back to it, is
+    /// a breakpoint instruction.
     pub(super) fn go_on(&mut self, status: NtStatus, control: Option<ControlSet>, now: Instant) {
         let mut trace = self.trap.take(self.guest.current);
+        if std::mem::take(&mut self.stands_at_int3) && !status.is_success() {
+            self.given_back = Some(self.guest.current);
+        }
         if let Some(control) = control
             && status.is_success()
         {
@@ -216,6 +229,7 @@ impl KdSession {
         let bits = self.debug.hit_bits(self.guest.arch(), &self.installed, ids);
         match self.watches.own(ids) {
             Some(Own::Bugcheck) => return self.bugcheck(vcpu, now),
+            Some(Own::Int3) => return self.int3(vcpu, now),
             Some(Own::Modules) if !self.installed.has_any(ids) => return self.modules_written(vcpu, now),
             _ => {}
         }
@@ -243,6 +257,27 @@ impl KdSession {
         self.finish_stop(report, now);
     }
 
+    /// The kernel ran into a breakpoint instruction of its own. One that the host gave back is the guest's.
+    fn int3(&mut self, vcpu: VcpuId, now: Instant) {
+        self.guest.memory_changed();
+        self.guest.current = vcpu;
+        if self.given_back.take() == Some(vcpu) {
+            return self.run_on();
+        }
+        if int3::take_back(&mut self.guest, vcpu) {
+            self.stands_at_int3 = true;
+        }
+        self.report_break(vcpu, now);
+    }
+
+    /// Nothing for the host: the guest goes on.
+    pub(super) fn run_on(&mut self) {
+        self.state = State::Running;
+        if let Err(error) = self.guest.session.resume() {
+            tracing::debug!(%error, "the guest doesn't go on");
+        }
+    }
+
     /// A link of the list of modules was written: the host is told if a module came or went.
     fn modules_written(&mut self, vcpu: VcpuId, now: Instant) {
         self.begin_stop(vcpu, now);
@@ -250,12 +285,7 @@ impl KdSession {
         self.changes.extend(changes);
         match self.changes.pop_front() {
             Some(change) => self.report_module(&change, now),
-            None => {
-                self.state = State::Running;
-                if let Err(error) = self.guest.session.resume() {
-                    tracing::debug!(%error, "after a write of a module's link");
-                }
-            }
+            None => self.run_on(),
         }
     }
 
@@ -346,9 +376,11 @@ impl KdSession {
             return;
         }
         self.say("kdd: the guest was reset\n", now);
-        if self.guest.session.stop().is_ok() {
+        if self.state == State::Stopped {
+            // The host speaks now: it hears of it when it lets the guest run.
+            self.changes.push_back(ModuleChange::Everything);
+        } else if self.guest.session.stop().is_ok() {
             self.report_module(&ModuleChange::Everything, now);
-            self.ending = true;
         }
     }
 

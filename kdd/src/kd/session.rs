@@ -49,6 +49,8 @@ pub struct KdSession {
     pub(super) state: State,
     /// The last report's payload.
     pub(super) report: Vec<u8>,
+    /// It is of a module: a guest whose host is gone doesn't wait for an answer to that.
+    pub(super) may_lapse: bool,
     /// The host has asked something since the last report: it knows of it.
     pub(super) asked: bool,
     /// A break-in came while the guest was stopped; if nothing follows, this is when the report is sent again.
@@ -69,6 +71,10 @@ pub struct KdSession {
     look: Option<(Instant, Duration)>,
     /// The host was told that no kernel is recognised.
     told: bool,
+    /// The last report was of a breakpoint instruction of the guest's own.
+    pub(super) stands_at_int3: bool,
+    /// The host gave that exception back to the guest, on this vCPU.
+    pub(super) given_back: Option<VcpuId>,
     /// The host asked for the reset that is under way.
     pub(super) rebooting: bool,
     /// Another debugger's stops were noted since the guest was resumed.
@@ -112,6 +118,7 @@ impl KdSession {
             guest: Guest::new(target.clone(), session, recogniser),
             state: State::Running,
             report: Vec::new(),
+            may_lapse: false,
             asked: false,
             silence: None,
             table: Table::default(),
@@ -125,6 +132,8 @@ impl KdSession {
             ending: false,
             look: None,
             told: false,
+            stands_at_int3: false,
+            given_back: None,
             rebooting: false,
             noted: false,
         }
@@ -180,6 +189,9 @@ impl KdSession {
     pub fn tick(&mut self, now: Instant) {
         if self.link.tick(now) == Lapse::GaveUp {
             tracing::info!("the host doesn't acknowledge: it counts as absent");
+            if self.state == State::Stopped && self.may_lapse && !self.asked {
+                self.run_on();
+            }
         }
         if self.silence.is_some_and(|at| at <= now) {
             self.silence = None;
@@ -222,6 +234,8 @@ impl KdSession {
                     self.stop(now);
                 } else {
                     self.awaited = Some(Awaited::Break);
+                    // A guest that waits for its first debugger boots under this one.
+                    self.guest.target.wait_no_longer();
                 }
             }
         }
@@ -234,8 +248,13 @@ impl KdSession {
 
     pub(super) fn send_report(&mut self, now: Instant) {
         if !self.link.is_pending(PacketType::StateChange64) {
+            let patience = if self.may_lapse {
+                Patience::Limited
+            } else {
+                Patience::Forever
+            };
             self.link
-                .send(PacketType::StateChange64, &self.report, Patience::Forever, now);
+                .send(PacketType::StateChange64, &self.report, patience, now);
         }
     }
 

@@ -3,6 +3,7 @@
 //! | where | what the host is told |
 //! |---|---|
 //! | KeBugCheckEx | the error's text, and a break |
+//! | the handler of #BP | a break, at the instruction |
 //! | the links of the list of modules | modules that are loaded and unloaded |
 //! | DebugPrint | what the guest prints; the guest doesn't stop |
 //!
@@ -10,6 +11,7 @@
 
 use super::bugcheck;
 use super::guest::Guest;
+use super::int3;
 use super::modules::Known;
 use super::prints::{self, AtDebugPrint, Printer};
 use super::state_change::ModuleChange;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 pub(super) struct Watches {
     printer: Arc<Printer>,
     bugcheck: Option<BreakpointId>,
+    int3: Option<BreakpointId>,
     prints: Option<BreakpointId>,
     known: Known,
     links: Installed,
@@ -32,6 +35,7 @@ pub(super) struct Watches {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Own {
     Bugcheck,
+    Int3,
     Modules,
 }
 
@@ -40,6 +44,7 @@ impl Watches {
         Watches {
             printer,
             bugcheck: None,
+            int3: None,
             prints: None,
             known: Known::default(),
             links: Installed::default(),
@@ -53,10 +58,22 @@ impl Watches {
     }
 
     /// Sets them, once the kernel is recognised. The guest stands still.
-    pub fn arm(&mut self, guest: &Guest) {
+    pub fn arm(&mut self, guest: &mut Guest) {
+        let handler = if self.armed { None } else { int3::handler(guest) };
+        let guest = &*guest;
         let Some(kernel) = &guest.kernel else { return };
         if !self.armed {
             self.armed = true;
+            self.int3 = handler.and_then(|address| {
+                insert(
+                    guest,
+                    Breakpoint {
+                        place: Place::Virtual(address),
+                        kind: BreakpointKind::Execute,
+                        condition: Some(Arc::new(int3::InKernel(kernel.arch()))),
+                    },
+                )
+            });
             self.bugcheck = kernel.symbol(bugcheck::SYMBOL).and_then(|address| {
                 insert(
                     guest,
@@ -89,7 +106,8 @@ impl Watches {
 
     /// Removes them: the kernel is gone.
     pub fn disarm(&mut self, guest: &Guest) {
-        for id in [self.bugcheck.take(), self.prints.take()].into_iter().flatten() {
+        let ids = [self.bugcheck.take(), self.int3.take(), self.prints.take()];
+        for id in ids.into_iter().flatten() {
             if let Err(error) = guest.session.remove_breakpoint(id) {
                 tracing::warn!(%error, "a breakpoint can't be removed");
             }
@@ -103,6 +121,8 @@ impl Watches {
     pub fn own(&self, ids: &[BreakpointId]) -> Option<Own> {
         if self.bugcheck.is_some_and(|id| ids.contains(&id)) {
             Some(Own::Bugcheck)
+        } else if self.int3.is_some_and(|id| ids.contains(&id)) {
+            Some(Own::Int3)
         } else if self.links.has_any(ids) {
             Some(Own::Modules)
         } else {

@@ -53,7 +53,7 @@ impl Service {
     /// # Errors
     /// The address can't be had.
     pub fn listen_kd(&self, managed: &Managed, listen: &KdAddress) -> Result<EndpointInfo, Failure> {
-        let recogniser = kernel::windows(self.symbols.local());
+        let recogniser = kernel::windows(self.symbols.clone());
         let listening = kd_server::listen(managed.target().clone(), listen.clone(), recogniser);
         let endpoint = self
             .complete(listening)

@@ -1,7 +1,7 @@
 //! What a Windows guest says of itself, from outside: its system, processes, threads, modules.
 //!
-//! The guest is held only while it is read. What was recognised once is kept as long as the same kernel is there. A
-//! symbol server is asked while the guest runs.
+//! The guest is held only while it is read. What was recognised once is kept as long as the same kernel is there. Its
+//! symbols are looked for and read while the guest runs.
 
 use super::pause::Held;
 use super::{Managed, lock};
@@ -14,7 +14,7 @@ use crate::control::message::{
 use introspect::windows::{Broken, Guest, NotWindows, Process, Thread, Windows};
 use serde::Serialize;
 use std::sync::Arc;
-use symbols::{PdbId, SymbolPath};
+use symbols::{Pdb, PdbId, SymbolPath};
 
 const HINT: &str = "'kdd info -v' shows what was recognised";
 /// Bytes that a list may take in a message.
@@ -175,43 +175,44 @@ impl Managed {
         })
     }
 
-    /// Recognises the guest's Windows and holds it for a look.
+    /// Recognises the guest's Windows and holds it for a look. Symbols are looked for, and read, while the guest runs.
     fn look(self: &Arc<Self>, symbols: &SymbolPath) -> Result<Look, Failure> {
-        let look = self.look_locally(symbols)?;
+        let look = self.look_with(None)?;
         let Some(id) = look.windows.kernel().pdb.clone() else {
             return Ok(look);
         };
-        let ask = look.windows.pdb().is_none()
-            && symbols.has_servers()
-            && lock(&self.windows).missing.as_ref() != Some(&id);
-        if !ask {
+        let in_vain = symbols.has_servers() && lock(&self.windows).missing.as_ref() == Some(&id);
+        if look.windows.pdb().is_some() || symbols.is_empty() || in_vain {
             return Ok(look);
         }
-        // The guest runs while a server is asked.
         drop(look);
-        match symbols.locate(&id) {
-            Ok(found) => {
-                tracing::info!(path = %found.path.display(), "symbols of the guest's kernel");
-                lock(&self.windows).windows = None;
-            }
-            Err(error) => {
-                tracing::info!(%error, "no symbols of the guest's kernel");
+        let pdb = symbols
+            .locate(&id)
+            .map_err(|error| error.to_string())
+            .and_then(|found| Pdb::open(&found.path, Some(&id)).map_err(|error| error.to_string()));
+        match pdb {
+            Ok(pdb) => self.look_with(Some(&Arc::new(pdb))),
+            Err(why) => {
+                tracing::info!(why, "no symbols of the guest's kernel");
                 lock(&self.windows).missing = Some(id);
+                self.look_with(None)
             }
         }
-        self.look_locally(symbols)
     }
 
-    fn look_locally(self: &Arc<Self>, symbols: &SymbolPath) -> Result<Look, Failure> {
+    /// The same with what is at hand: a PDB, or the Windows that was recognised before.
+    fn look_with(self: &Arc<Self>, pdb: Option<&Arc<Pdb>>) -> Result<Look, Failure> {
         let held = self.hold()?;
         let guest = Guest::from(self.domain());
-        let known = lock(&self.windows).windows.clone();
+        let known = lock(&self.windows).windows.clone().filter(|_| pdb.is_none());
         if let Some(windows) = known.filter(|windows| windows.is_still_there(guest)) {
             return Ok(Look { windows, held });
         }
-        let windows =
-            Windows::recognise(guest, &symbols.local()).map_err(|error| self.not_windows(&error))?;
-        let windows = Arc::new(windows);
+        let recognised = match pdb {
+            Some(pdb) => Windows::recognise_with_pdb(guest, pdb),
+            None => Windows::recognise(guest, &SymbolPath::default()),
+        };
+        let windows = Arc::new(recognised.map_err(|error| self.not_windows(&error))?);
         lock(&self.windows).windows = Some(windows.clone());
         Ok(Look { windows, held })
     }

@@ -37,6 +37,17 @@ pub const LOAD: u64 = BASE + 0x1180;
 pub const UNLOAD: u64 = BASE + 0x1200;
 /// cli; hlt; jmp back
 pub const HALT: u64 = BASE + 0x1280;
+/// int3; jmp LOOP
+pub const INT3: u64 = BASE + 0x12a0;
+/// The handler of #BP: iretq
+pub const HANDLER: u64 = BASE + 0x12c0;
+/// div ecx; jmp LOOP
+pub const DIVIDE: u64 = BASE + 0x12d0;
+/// The handler of #DE: mov ecx, 1; iretq
+const FIX: u64 = BASE + 0x12e0;
+pub const BUGCHECK_DATA: u64 = BASE + 0x2800;
+const IDT: u64 = BASE + 0x3800;
+const GDT: u64 = BASE + 0x3a00;
 pub const MODULES: u64 = BASE + 0x3000;
 pub const FIRST_MODULE: u64 = BASE + 0x3100;
 pub const SECOND_MODULE: u64 = BASE + 0x3300;
@@ -179,6 +190,26 @@ impl TestGuest {
         self.write(BASE + 0x3e40, TEXT);
         self.write(HALT, &[0xfa, 0xf4, 0xeb, 0xfc]);
 
+        self.write(INT3, &[&[0xcc], &jump(INT3 + 1, LOOP)[..]].concat());
+        self.write(HANDLER, &[0x48, 0xcf]);
+        self.write(DIVIDE, &[&[0xf7, 0xf1], &jump(DIVIDE + 2, LOOP)[..]].concat());
+        self.write(FIX, &[0xb9, 1, 0, 0, 0, 0x48, 0xcf]);
+        for (vector, handler) in [(0, FIX), (3, HANDLER)] {
+            let mut gate = (handler as u16).to_le_bytes().to_vec();
+            gate.extend([0x10, 0, 0, 0x8e]);
+            gate.extend(((handler >> 16) as u16).to_le_bytes());
+            gate.extend(((handler >> 32) as u32).to_le_bytes());
+            self.write(IDT + vector * 16, &gate);
+        }
+        // Null, null, kernel code, kernel data, and the user's data at 28.
+        for (n, descriptor) in [
+            (2, 0x00af_9b00_0000_ffff_u64),
+            (3, 0x00cf_9300_0000_ffff),
+            (5, 0x00cf_f300_0000_ffff),
+        ] {
+            self.write(GDT + 8 * n, &descriptor.to_le_bytes());
+        }
+
         // The list: the head and one entry; the second is ready to be inserted.
         self.link(MODULES, FIRST_MODULE, FIRST_MODULE);
         self.module(FIRST_MODULE, BASE, "\\SystemRoot\\system32\\ntoskrnl.exe");
@@ -294,7 +325,14 @@ pub fn registers() -> Registers {
         ..data
     };
     registers.segments[seg::FS].selector = 0x53;
-    registers.idtr = DescriptorTable { base: BASE, limit: 0 };
+    registers.idtr = DescriptorTable {
+        base: IDT,
+        limit: 0x3f,
+    };
+    registers.gdtr = DescriptorTable {
+        base: GDT,
+        limit: 0x2f,
+    };
     registers
 }
 
@@ -402,6 +440,7 @@ impl Kernel for MadeUp {
         match name {
             "KeBugCheckEx" => Some(GuestVirtAddr(BUGCHECK)),
             "DebugPrint" => Some(GuestVirtAddr(PRINT)),
+            "KiBugCheckData" => Some(GuestVirtAddr(BUGCHECK_DATA)),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use crate::guest::TestGuest;
 use introspect::TargetEvent;
 use kdd::kd::KdSession;
+use kdd::kd::kernel::Recogniser;
 use protocol::api::Api;
 use protocol::context::amd64::Context;
 use protocol::manipulate::{Continue2Amd64, Manipulate, Memory, WriteBreakPoint};
@@ -78,10 +79,15 @@ impl Stop {
 impl Host {
     /// Connects; nothing is said yet.
     pub fn connect(guest: &TestGuest) -> Host {
+        Host::connect_to(guest, guest.recogniser())
+    }
+
+    /// The same, with what finds the kernel.
+    pub fn connect_to(guest: &TestGuest, recogniser: Recogniser) -> Host {
         let (sender, events) = channel();
         let notify = Box::new(move |event| drop(sender.send(event)));
         Host {
-            session: KdSession::new(&guest.target, "test", guest.recogniser(), notify),
+            session: KdSession::new(&guest.target, "test", recogniser, notify),
             events,
             received: Vec::new(),
             next: INITIAL_ID,

@@ -1,6 +1,9 @@
 //! Steps, continues, other processors, other debuggers, and what a debug-enabled kernel would tell.
 
-use crate::guest::{BASE, BUGCHECK, CRASH, HALT, LOAD, LOOP, NOP, PRINT, SPEAK, TEXT, TestGuest, UNLOAD};
+use crate::guest::{
+    BASE, BUGCHECK, BUGCHECK_DATA, CRASH, DIVIDE, HALT, HANDLER, INT3, LOAD, LOOP, NOP, PRINT, SPEAK, TEXT,
+    TestGuest, UNLOAD,
+};
 use crate::host::Host;
 use hv_core::GuestVirtAddr;
 use hv_core::introspect::{Breakpoint, BreakpointKind, ControlRun, DomainState, Introspect, Place};
@@ -21,6 +24,22 @@ fn a_step_is_one_instruction() {
         assert_eq!(stop.report().dr6.get(), 0xffff_4ff0);
         assert_eq!(stop.exception().address.get(), expected);
     }
+}
+
+#[test]
+fn a_step_is_over_a_fault_that_the_guest_handles() {
+    let guest = TestGuest::running(1);
+    let mut host = Host::attach(&guest);
+    let mut context = host.context(0);
+    context.rip = DIVIDE.into();
+    // RCX, RDX: a division by zero.
+    context.gpr[1] = 0.into();
+    context.gpr[2] = 0.into();
+    assert_eq!(host.set_context(0, &context), NtStatus::SUCCESS);
+    let stop = host.step();
+    assert_eq!((stop.code(), stop.pc()), (NtStatus::SINGLE_STEP, DIVIDE + 2));
+    assert_eq!(guest.registers(0).gpr[1], 1, "the guest's handler ran");
+    assert_eq!(guest.registers(0).rflags & 0x100, 0);
 }
 
 #[test]
@@ -107,6 +126,54 @@ fn a_bugcheck_is_printed_and_stops_the_guest() {
                 (0x0000000000000001,0x0000000000000002,0x0000000000000003,0x0000000000000004)";
     assert!(host.printed.contains(text), "{}", host.printed);
     assert_eq!(host.breakpoint(BUGCHECK), Some(1), "it is in nobody's table");
+    // What the kernel is about to write is there for the host.
+    let data: Vec<u8> = [0xe2u64, 1, 2, 3, 4]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    assert_eq!(host.read(BUGCHECK_DATA, 40), data);
+    assert_eq!(guest.read(BUGCHECK_DATA, 40), [0; 40]);
+}
+
+#[test]
+fn a_breakpoint_instruction_of_the_kernel_stops_at_itself() {
+    let guest = TestGuest::running(1);
+    let mut host = Host::attach(&guest);
+    host.go_to(INT3);
+    let before = guest.registers(0);
+    for _ in 0..3 {
+        host.go();
+        let stop = host.stop();
+        assert_eq!((stop.code(), stop.pc()), (NtStatus::BREAKPOINT, INT3));
+        assert_eq!(stop.report().stream[0], 0xcc);
+        let now = guest.registers(0);
+        assert_eq!((now.gpr, now.rflags), (before.gpr, before.rflags));
+    }
+    // As WinDbg goes on: behind the instruction.
+    host.go_to(INT3 + 1);
+    host.go();
+    assert_eq!(guest.domain.state(), DomainState::Running);
+}
+
+#[test]
+fn a_breakpoint_instruction_that_the_host_gives_back_is_the_guests() {
+    let guest = TestGuest::running(1);
+    let mut host = Host::attach(&guest);
+    host.go_to(INT3);
+    host.go();
+    assert_eq!(host.stop().pc(), INT3);
+    assert_eq!(host.breakpoint(NOP), Some(1));
+    let mut header = Manipulate::request(Api::Continue, 0);
+    header.set(&Continue {
+        status: NtStatus::DBG_EXCEPTION_NOT_HANDLED.0.into(),
+    });
+    host.send(&header, &[]);
+    // Its handler returned.
+    assert_eq!(host.stop().pc(), NOP);
+    host.go_to(INT3);
+    host.go();
+    assert_eq!(host.stop().pc(), INT3, "the next one is the host's again");
+    assert_eq!(guest.read(HANDLER, 2), [0x48, 0xcf]);
 }
 
 #[test]

@@ -39,10 +39,10 @@ pub(super) fn structures(file: &mut File_<'_>) -> Result<HashMap<String, Structu
     };
     let mut structures = HashMap::new();
     for (name, list, size) in found {
-        if !structures.contains_key(&name) {
-            let fields = list.map_or_else(Vec::new, |list| reader.fields(list));
-            structures.insert(name, Structure { size, fields });
-        }
+        structures.entry(name).or_insert_with(|| Structure {
+            size,
+            fields: list.map_or_else(Vec::new, |list| reader.fields(list)),
+        });
     }
     Ok(structures)
 }

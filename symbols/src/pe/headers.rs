@@ -4,6 +4,8 @@ use super::{PeError, u16_at, u32_at, u64_at};
 
 /// Bytes in which all headers of an image must lie.
 const FIRST_PAGE: usize = 0x1000;
+/// The largest image, in bytes.
+const MAX_IMAGE: u32 = 1 << 30;
 /// The most sections an image may have (PE Format: the loader's limit).
 const MAX_SECTIONS: u16 = 96;
 
@@ -109,7 +111,7 @@ impl Headers {
         }
         let nt = u32_at(page, 0x3c).ok_or(short)?;
         let nt_offset = nt as usize;
-        if nt_offset < 0x40 || nt_offset > FIRST_PAGE - 0x108 || nt_offset % 4 != 0 {
+        if !(0x40..=FIRST_PAGE - 0x108).contains(&nt_offset) || !nt_offset.is_multiple_of(4) {
             return Err(PeError::FarHeaders(nt));
         }
         let nt = page.get(nt_offset..).ok_or(PeError::FarHeaders(nt))?;
@@ -126,7 +128,7 @@ impl Headers {
             other => return Err(PeError::Magic(other)),
         };
         let size_of_image = u32_at(optional, 0x38).ok_or(short)?;
-        if size_of_image < 0x1000 || size_of_image > 1 << 30 {
+        if !(0x1000..=MAX_IMAGE).contains(&size_of_image) {
             return Err(PeError::Implausible("SizeOfImage"));
         }
         if section_count == 0 || section_count > MAX_SECTIONS {

@@ -205,7 +205,9 @@ fn map_all(
     for image in placed {
         for (n, rights) in image.image.rights.iter().enumerate() {
             let offset = n as u64 * PAGE;
-            tables.map(image.base + offset, image.physical + offset, *rights)?;
+            // Windows leaves the headers of boot images writable.
+            let rights = if n == 0 { WRITE } else { *rights };
+            tables.map(image.base + offset, image.physical + offset, rights)?;
         }
     }
     for physical in (LOADER_DATA..LOADER_DATA_END).step_by(PAGE as usize) {

@@ -22,6 +22,16 @@ const X64_SELF_MAP: usize = 0x1ed;
 const X64_SYSTEM_PTES: usize = 0x1f1;
 const X64_DIRECT_MAP: usize = 0x1f5;
 
+/// Hyperspace, paged pool, session space, dynamic addresses, and the PFN database of Windows 7 (CodeMachine, x64 kernel
+/// address space): nothing is in them, but their tables exist, as tools that look for a root page expect.
+const X64_REGIONS: [u64; 5] = [
+    0xffff_f700_0000_0000,
+    0xffff_f8a0_0000_0000,
+    0xffff_f900_0000_0000,
+    0xffff_f980_0000_0000,
+    0xffff_fa80_0000_0000,
+];
+
 const X86_LOADER_DISTANCE: u64 = 0x100_0000;
 const X86_IMAGES: u64 = 0x8180_0000;
 const X86_IMAGES_END: u64 = 0x8c00_0000;
@@ -135,7 +145,11 @@ impl Places {
     /// size, as a power of two, of what an entry of such a table maps.
     pub(super) fn shared_tables(&self) -> Vec<(u64, u32)> {
         match self.arch {
-            Arch::X64 => vec![(self.system_ptes, 30), (0xffff_ffff_ffc0_0000, 12)],
+            Arch::X64 => X64_REGIONS
+                .into_iter()
+                .map(|region| (region, 30))
+                .chain([(self.system_ptes, 30), (0xffff_ffff_ffc0_0000, 12)])
+                .collect(),
             // Each process has a last page directory of its own, so all page tables under it must be there.
             Arch::X86 => [self.system_ptes..X86_SYSTEM_PTES_END, 0xffc0_0000..0x1_0000_0000]
                 .into_iter()

@@ -14,6 +14,7 @@ pub(crate) mod version;
 
 use super::Source;
 use hv_core::GuestVirtAddr;
+use std::fmt;
 
 /// KdVersionBlock (DBGKD_GET_VERSION64, windbgkd.h) as it lies in guest memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,17 @@ pub enum Encoding {
     /// The guest's copy couldn't be read or decoded: the block is composed of known symbols and offsets. Fields
     /// that nobody knows are zero.
     Composed,
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Encoding::Plain => "plain",
+            Encoding::DecodedWithKeys => "decoded with the kernel's keys",
+            Encoding::DecodedByTrial => "decoded by trial",
+            Encoding::Composed => "composed",
+        })
+    }
 }
 
 /// The debugger data block, readable.

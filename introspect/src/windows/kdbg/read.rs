@@ -206,7 +206,8 @@ impl Surroundings<'_, '_> {
                 let plain = u32_at(header, OWNER_TAG) == Some(TAG);
                 // Alone on its list, both of its links are the same, encoded or not.
                 let links_equal = header[..8] == header[8..16] && header[..8] != [0; 8];
-                if !plain && !(links_equal && may_be_encoded(self.space.arch)) {
+                let maybe_encoded = links_equal && may_be_encoded(self.space.arch);
+                if !plain && !maybe_encoded {
                     return None;
                 }
                 self.read(start.wrapping_add(at as u64)).ok()

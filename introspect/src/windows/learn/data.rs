@@ -52,7 +52,7 @@ impl Windows {
                 self.report.found(
                     "debugger data",
                     format!(
-                        "{}, {:#x} bytes, {:?}",
+                        "{}, {:#x} bytes, {}",
                         read.address,
                         read.bytes.len(),
                         read.encoding

@@ -6,15 +6,13 @@ mod code;
 mod data;
 mod similar;
 
-use super::Windows;
 use super::entry::KpcrOffsets;
 use super::facts::Arch;
 use super::field::{Field, Global, Source};
 use super::known::KnownKernel;
 use super::space::Space;
-use std::sync::Arc;
+use super::{FindPdb, Windows};
 use symbols::pe::Exports;
-use symbols::{Pdb, SymbolPath};
 
 /// Without these the process and thread lists can't be walked.
 const NEEDED: [Field; 6] = [
@@ -28,8 +26,8 @@ const NEEDED: [Field; 6] = [
 
 impl Windows {
     /// Learns all that can be learned.
-    pub(super) fn learn(&mut self, space: &Space<'_>, symbols: &SymbolPath) {
-        self.learn_from_pdb(symbols);
+    pub(super) fn learn(&mut self, space: &Space<'_>, find_pdb: impl FindPdb) {
+        self.learn_from_pdb(find_pdb);
         self.learn_from_table();
         self.learn_from_exports(space);
         self.learn_architecture();
@@ -55,26 +53,22 @@ impl Windows {
         NEEDED.iter().all(|&field| self.layout.find(field).is_some())
     }
 
-    fn learn_from_pdb(&mut self, symbols: &SymbolPath) {
+    fn learn_from_pdb(&mut self, find_pdb: impl FindPdb) {
         let Some(id) = self.image.pdb.clone() else {
             self.report
                 .missing("PDB", "the kernel's debug directory can't be read");
             return;
         };
-        let path = match symbols.locate(&id) {
-            Ok(found) => found.path,
-            Err(error) => {
-                self.report.missing("PDB", error.to_string());
+        let pdb = match find_pdb(&id) {
+            Ok(found) => found,
+            Err(why) => {
+                self.report.missing("PDB", why);
                 return;
             }
         };
-        let pdb = match Pdb::open(&path, Some(&id)) {
-            Ok(pdb) => Arc::new(pdb),
-            Err(error) => {
-                self.report.missing("PDB", format!("{}: {error}", path.display()));
-                return;
-            }
-        };
+        let place = pdb
+            .path()
+            .map_or_else(String::new, |path| format!("{}: ", path.display()));
         let mut fields = 0;
         for &field in Field::ALL {
             let (structure, member) = self.pdb_names(field);
@@ -94,10 +88,8 @@ impl Windows {
                 variables += 1;
             }
         }
-        self.report.found(
-            "PDB",
-            format!("{}: {fields} fields, {variables} variables", path.display()),
-        );
+        self.report
+            .found("PDB", format!("{place}{fields} fields, {variables} variables"));
         self.pdb = Some(pdb);
     }
 

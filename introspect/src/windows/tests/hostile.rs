@@ -71,7 +71,7 @@ proptest! {
     ) {
         let mut nt = Nt::new(&persona);
         if user {
-            nt.to_user_mode(0);
+            nt.enter_user_mode(0);
         }
         let frames: Vec<u64> = nt.memory.pages.keys().copied().collect();
         for (page, at, value, small) in changes {

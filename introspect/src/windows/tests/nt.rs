@@ -417,7 +417,7 @@ impl Nt {
     }
 
     /// Puts a vCPU into user mode.
-    pub(crate) fn to_user_mode(&mut self, vcpu: usize) {
+    pub(crate) fn enter_user_mode(&mut self, vcpu: usize) {
         let user_root = self.user_tables.root;
         let registers = &mut self.memory.vcpus[vcpu];
         registers.cr3 = user_root;

@@ -126,8 +126,8 @@ fn x86_kernels_are_recognised() {
 fn user_mode_behind_kva_shadow_hides_nothing() {
     for version in KNOWN.into_iter().chain(["win10_x86_19041"]) {
         let mut nt = Nt::new(&Persona::of(version));
-        nt.to_user_mode(0);
-        nt.to_user_mode(1);
+        nt.enter_user_mode(0);
+        nt.enter_user_mode(1);
         check(&nt, &recognise(&nt));
     }
 }
@@ -136,7 +136,7 @@ fn user_mode_behind_kva_shadow_hides_nothing() {
 fn between_an_entry_and_swapgs_the_other_gs_base_counts() {
     let mut nt = Nt::new(&Persona::of("10.0.19041.329"));
     // CPL 0, but with the user's GS base and tables: just after SYSCALL.
-    nt.to_user_mode(0);
+    nt.enter_user_mode(0);
     nt.memory.vcpus[0].segments[seg::SS].attributes = 0x93;
     nt.memory.vcpus[0].rip = nt.memory.vcpus[0].msrs.lstar;
     check(&nt, &recognise(&nt));
@@ -153,8 +153,8 @@ fn between_an_entry_and_swapgs_the_other_gs_base_counts() {
 fn what_was_recognised_in_the_kernel_holds_in_user_mode() {
     let mut nt = Nt::new(&Persona::of("10.0.22000.318"));
     let windows = recognise(&nt);
-    nt.to_user_mode(0);
-    nt.to_user_mode(1);
+    nt.enter_user_mode(0);
+    nt.enter_user_mode(1);
     check(&nt, &windows);
 }
 

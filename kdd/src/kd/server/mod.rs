@@ -18,12 +18,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 16;
 /// How soon an accept that failed is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long a debugger waits for one that is just leaving.
+const GRACE: Duration = Duration::from_millis(500);
 /// How soon a connection that we make is tried again.
 const REDIAL: Duration = Duration::from_secs(1);
 
@@ -174,7 +176,8 @@ async fn accept(listener: Listener, mut shared: Shared) -> io::Result<()> {
             },
             () = ended(&mut shared.shutdown) => return Ok(()),
         };
-        start(connection, &peer, &shared);
+        let shared = shared.clone();
+        tokio::spawn(async move { start(connection, peer, &shared).await });
     }
 }
 
@@ -189,7 +192,7 @@ async fn dial(to: String, mut shared: Shared) -> io::Result<()> {
         match connected {
             Ok(connection) => {
                 said = false;
-                if let Some(done) = start(connection, &to, &shared) {
+                if let Some(done) = start(connection, to.clone(), &shared).await {
                     let mut shutdown = shared.shutdown.clone();
                     tokio::select! {
                         _ = done => {}
@@ -216,11 +219,8 @@ async fn serve_pty(pty: Pty, mut shared: Shared) -> io::Result<()> {
             opened = pty.opened() => opened?,
             () = ended(&mut shared.shutdown) => return Ok(()),
         }
-        if let Some(done) = start(
-            Connection::Pty(pty.clone()),
-            &pty.path().display().to_string(),
-            &shared,
-        ) {
+        let peer = pty.path().display().to_string();
+        if let Some(done) = start(Connection::Pty(pty.clone()), peer, &shared).await {
             let mut shutdown = shared.shutdown.clone();
             tokio::select! {
                 _ = done => {}
@@ -246,13 +246,14 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Gives a connection its thread, unless a debugger is there already. What comes back ends with the session.
-fn start(connection: Connection, peer: &str, shared: &Shared) -> Option<tokio::sync::oneshot::Receiver<()>> {
-    let Ok(seat) = shared.seat.clone().try_acquire_owned() else {
+async fn start(connection: Connection, peer: String, shared: &Shared) -> Option<oneshot::Receiver<()>> {
+    let seat = shared.seat.clone().acquire_owned();
+    let Ok(Ok(seat)) = tokio::time::timeout(GRACE, seat).await else {
         tracing::warn!(peer, "a kernel debugger is attached here already: refused");
         return None;
     };
-    let (sender, done) = tokio::sync::oneshot::channel::<()>();
-    let (shared, peer) = (shared.clone(), peer.to_owned());
+    let (sender, done) = oneshot::channel::<()>();
+    let shared = shared.clone();
     let spawned = std::thread::Builder::new()
         .name(format!("kd {peer}"))
         .spawn(move || {

@@ -1,5 +1,6 @@
 //! A pseudo-terminal as a serial line: whoever opens the other end is the debugger.
 
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::io;
@@ -33,10 +34,14 @@ impl Pty {
         attributes.make_raw();
         tcsetattr(&fd, OptionalActions::Now, &attributes)?;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        // A terminal that was never open isn't hung up yet.
+        let flags = OFlags::RDWR | OFlags::NOCTTY;
+        drop(rustix::fs::open(&path, flags, Mode::empty())?);
         Ok(Pty {
             fd: Arc::new(fd),
-            path: PathBuf::from(std::ffi::OsStr::from_bytes(name.as_bytes())),
+            path,
         })
     }
 

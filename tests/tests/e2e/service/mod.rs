@@ -5,6 +5,7 @@ mod control;
 mod copies;
 mod life;
 mod refusals;
+mod windows;
 
 use tests::{Service, Snapshot, one_vcpu};
 
