@@ -3,6 +3,7 @@
 #include "hal.h"
 
 #define APIC_ID 0x20
+#define APIC_TPR 0x80
 #define APIC_EOI 0xb0
 #define APIC_SPURIOUS 0xf0
 #define APIC_ICR 0x300
@@ -25,7 +26,7 @@
 
 static volatile UCHAR *ApicRegisters;
 static volatile ULONG *IoApic;
-static BOOLEAN X2Apic;
+static BOOLEAN X2Apic, Enabled;
 
 static ULONG ReadApic(ULONG offset) {
     if (X2Apic) return (ULONG)__readmsr(0x800 + (offset >> 4));
@@ -89,6 +90,7 @@ void HalInitializeProcessor(ULONG number) {
     WriteApic(APIC_LVT_LINT0, MASKED);
     WriteApic(APIC_LVT_TIMER, MASKED);
     WriteApic(APIC_SPURIOUS, 0x100 | VECTOR_SPURIOUS);
+    Enabled = TRUE;
 }
 
 ULONG HalGetApicId(void) { return X2Apic ? ReadApic(APIC_ID) : ReadApic(APIC_ID) >> 24; }
@@ -97,6 +99,10 @@ void HalStartClock(ULONG64 period) {
     WriteApic(APIC_TIMER_DIVIDE, 0xb);
     WriteApic(APIC_LVT_TIMER, TIMER_PERIODIC | VECTOR_CLOCK);
     WriteApic(APIC_TIMER_INITIAL, (ULONG)period);
+}
+
+void HalSetTaskPriority(ULONG priority) {
+    if (Enabled) WriteApic(APIC_TPR, priority);
 }
 
 void HalEndOfInterrupt(void) { WriteApic(APIC_EOI, 0); }

@@ -14,6 +14,8 @@ HALAPI ULONG HalGetApicId(void);
 /* Starts the calling processor's clock: VECTOR_CLOCK every `period` TSC ticks. */
 HALAPI void HalStartClock(ULONG64 period);
 HALAPI void HalEndOfInterrupt(void);
+/* The local APIC's task priority: interrupts of its class and below wait. */
+HALAPI void HalSetTaskPriority(ULONG priority);
 /* Sends an interrupt; `all` to every processor but this one. */
 HALAPI void HalRequestIpi(ULONG apic_id, BOOLEAN all, ULONG vector);
 HALAPI void HalSendNmi(ULONG apic_id);

@@ -56,7 +56,6 @@ static inline void InsertTailList(PLIST_ENTRY head, PLIST_ENTRY entry) {
     head->Blink = entry;
 }
 
-#ifdef NT_X64
 #define MSR_APIC_BASE 0x1b
 #define MSR_EFER 0xc0000080
 #define MSR_STAR 0xc0000081
@@ -76,20 +75,22 @@ static inline void __writemsr(ULONG number, ULONG64 value) {
     __asm__ volatile("wrmsr" : : "c"(number), "a"((ULONG)value), "d"((ULONG)(value >> 32)) : "memory");
 }
 #define CONTROL_REGISTER(n)                                                                                            \
-    static inline ULONG64 __readcr##n(void) {                                                                          \
-        ULONG64 value;                                                                                                 \
+    static inline ULONG_PTR __readcr##n(void) {                                                                        \
+        ULONG_PTR value;                                                                                                 \
         __asm__ volatile("mov %%cr" #n ", %0" : "=r"(value));                                                          \
         return value;                                                                                                  \
     }                                                                                                                  \
-    static inline void __writecr##n(ULONG64 value) { __asm__ volatile("mov %0, %%cr" #n : : "r"(value) : "memory"); }
+    static inline void __writecr##n(ULONG_PTR value) { __asm__ volatile("mov %0, %%cr" #n : : "r"(value) : "memory"); }
 CONTROL_REGISTER(0)
 CONTROL_REGISTER(2)
 CONTROL_REGISTER(3)
 CONTROL_REGISTER(4)
+#ifdef NT_X64
 CONTROL_REGISTER(8)
+#endif
 #define DEBUG_REGISTER(n)                                                                                              \
-    static inline ULONG64 __readdr##n(void) {                                                                          \
-        ULONG64 value;                                                                                                 \
+    static inline ULONG_PTR __readdr##n(void) {                                                                        \
+        ULONG_PTR value;                                                                                                 \
         __asm__ volatile("mov %%dr" #n ", %0" : "=r"(value));                                                          \
         return value;                                                                                                  \
     }
@@ -99,9 +100,9 @@ DEBUG_REGISTER(2)
 DEBUG_REGISTER(3)
 DEBUG_REGISTER(6)
 DEBUG_REGISTER(7)
-static inline ULONG64 ReadFlags(void) {
-    ULONG64 value;
-    __asm__ volatile("pushfq; popq %0" : "=r"(value));
+static inline ULONG_PTR ReadFlags(void) {
+    ULONG_PTR value;
+    __asm__ volatile("pushf; pop %0" : "=r"(value));
     return value;
 }
 static inline void InvalidatePage(const void *address) {
@@ -112,7 +113,6 @@ static inline ULONG64 ReadTimeStampCounter(void) {
     __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
     return (ULONG64)high << 32 | low;
 }
-#endif
 
 static inline void DisableInterrupts(void) { __asm__ volatile("cli" : : : "memory"); }
 static inline void EnableInterrupts(void) { __asm__ volatile("sti" : : : "memory"); }

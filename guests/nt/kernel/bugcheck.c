@@ -31,8 +31,8 @@ void NT_IMPL(KiFreezeTargetExecution)(PKTRAP_FRAME frame, PKEXCEPTION_FRAME exce
 
 /* Drops every translation, global ones too, on this processor. */
 static void FlushOwnTb(void) {
-    ULONG64 cr4 = __readcr4();
-    __writecr4(cr4 & ~(1ULL << 7));
+    ULONG_PTR cr4 = __readcr4();
+    __writecr4(cr4 & ~((ULONG_PTR)1 << 7));
     __writecr4(cr4);
 }
 
@@ -85,7 +85,7 @@ void NT_IMPL(KeBugCheck2)(ULONG code, ULONG_PTR p1, ULONG_PTR p2, ULONG_PTR p3, 
     if (frame) {
         PCONTEXT context = (PCONTEXT)KeGetCurrentPrcb()->Context;
         context->Rip = frame->Rip;
-        context->Rsp = frame->Rsp;
+        context->Rsp = KiFrameStack(frame);
     }
     FreezeOthers();
     KiBugCheckData[0] = code;

@@ -16,8 +16,8 @@ static void SetTime(ULONG offset, ULONG64 value) {
 void KiInitializeUserSharedData(void) {
     static const WCHAR root[] = u"C:\\Windows";
     *(ULONG *)((UCHAR *)SHARED_USER_DATA + 4) = 0x0fa00000; /* TickCountMultiplier: 15.625 ms */
-    FIELD(USHORT, ImageNumberLow) = 0x8664;
-    FIELD(USHORT, ImageNumberLow + 2) = 0x8664;
+    FIELD(USHORT, ImageNumberLow) = NT_MACHINE;
+    FIELD(USHORT, ImageNumberLow + 2) = NT_MACHINE;
     memcpy((UCHAR *)SHARED_USER_DATA + KUSER_SHARED_DATA_NtSystemRoot, root, sizeof root);
 #ifdef HAVE_KUSER_SHARED_DATA_NtBuildNumber
     FIELD(ULONG, NtBuildNumber) = NT_BUILD;
@@ -25,7 +25,7 @@ void KiInitializeUserSharedData(void) {
     FIELD(ULONG, NtProductType) = 1;
     FIELD(UCHAR, NtProductType + 4) = 1; /* ProductTypeIsValid */
 #ifdef HAVE_KUSER_SHARED_DATA_NativeProcessorArchitecture
-    FIELD(USHORT, NativeProcessorArchitecture) = 9;
+    FIELD(USHORT, NativeProcessorArchitecture) = NT_MACHINE == 0x8664 ? 9 : 0;
 #endif
     FIELD(ULONG, NtMajorVersion) = NT_MAJOR;
     FIELD(ULONG, NtMinorVersion) = NT_MINOR;

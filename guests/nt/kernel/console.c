@@ -81,7 +81,7 @@ static void CommandPs(ULONG count, CHAR **words) {
         PEPROCESS process = CONTAINING(at, EPROCESS, ActiveProcessLinks);
         InbvPrint("%4u %-16s parent %u root %I64x eprocess %p\r\n", (ULONG)(ULONG_PTR)process->UniqueProcessId,
                   (CHAR *)process->ImageFileName, (ULONG)(ULONG_PTR)process->InheritedFromUniqueProcessId,
-                  *(ULONG64 *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase), process);
+                  (ULONG64)*(ULONG_PTR *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase), process);
         threads = (PLIST_ENTRY)((UCHAR *)process + EPROCESS_ThreadListHead);
         for (thread = threads->Flink; thread != threads; thread = thread->Flink) {
             PETHREAD entry = CONTAINING(thread, ETHREAD, ThreadListEntry);
@@ -122,8 +122,9 @@ static void CommandPrint(ULONG count, CHAR **words) {
 }
 
 static void CommandBugCheck(ULONG count, CHAR **words) {
-    KeBugCheckEx(count > 1 ? (ULONG)Number(words[1]) : 0xE2, count > 2 ? Number(words[2]) : 0,
-                 count > 3 ? Number(words[3]) : 0, count > 4 ? Number(words[4]) : 0, count > 5 ? Number(words[5]) : 0);
+    ULONG_PTR p[4] = {0}, n;
+    for (n = 0; n < 4 && n + 2 < count; n++) p[n] = (ULONG_PTR)Number(words[n + 2]);
+    KeBugCheckEx(count > 1 ? (ULONG)Number(words[1]) : 0xE2, p[0], p[1], p[2], p[3]);
 }
 
 static void CommandCrash(ULONG count, CHAR **words) {

@@ -26,7 +26,12 @@ static ULONG64 SumCode(void) {
 /* What an intruder, or a debugger that isn't careful, would change on this processor. */
 static ULONG64 SumProcessor(void) {
     UCHAR *area = KiCurrentProcessor()->Area;
-    ULONG64 registers[] = {__readmsr(MSR_LSTAR), __readmsr(MSR_STAR), __readmsr(MSR_CSTAR), __readmsr(MSR_SFMASK),
+#ifdef NT_X64
+#define CALL_REGISTERS __readmsr(MSR_LSTAR), __readmsr(MSR_STAR), __readmsr(MSR_CSTAR), __readmsr(MSR_SFMASK)
+#else
+#define CALL_REGISTERS __readmsr(MSR_SYSENTER_CS), __readmsr(MSR_SYSENTER_ESP), __readmsr(MSR_SYSENTER_EIP), 0
+#endif
+    ULONG64 registers[] = {CALL_REGISTERS,
                            __readdr0(),          __readdr1(),         __readdr2(),          __readdr3(),
                            __readdr7(),          __readcr0(),         __readcr4(),          __readmsr(MSR_EFER)};
     ULONG64 sum = Mix(0, registers, sizeof registers);

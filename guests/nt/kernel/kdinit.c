@@ -10,13 +10,15 @@ PVOID KdPrintCircularBufferPtr = KdPrintDefaultCircularBuffer;
 
 static const CHAR BuildLab[] = NT_BUILD_LAB;
 
-#define A(field, variable) block->field = (ULONG64)(&variable)
+/* An address as 64 bits: sign-extended. */
+#define WIDEN(address) ((ULONG64)(INT64)(LONG_PTR)(address))
+#define A(field, variable) block->field = WIDEN(&variable)
 #define HAS(field) (__builtin_offsetof(KDDEBUGGER_DATA64, field) < KDBG_SIZE)
 
 static void FillAddresses(KDDEBUGGER_DATA64 *block) {
     extern UCHAR RtlpBreakWithStatusInstruction[];
-    block->KernBase = (ULONG64)__ImageBase;
-    block->BreakpointWithStatus = (ULONG64)RtlpBreakWithStatusInstruction;
+    block->KernBase = WIDEN(__ImageBase);
+    block->BreakpointWithStatus = WIDEN(RtlpBreakWithStatusInstruction);
     block->PaeEnabled = 1;
     A(PsLoadedModuleList, PsLoadedModuleList);
     A(PsActiveProcessHead, PsActiveProcessHead);
@@ -69,7 +71,7 @@ static void FillAddresses(KDDEBUGGER_DATA64 *block) {
     A(MmSystemRangeStart, MmSystemRangeStart);
     A(MmUserProbeAddress, MmUserProbeAddress);
     A(KdPrintCircularBuffer, KdPrintDefaultCircularBuffer);
-    block->KdPrintCircularBufferEnd = (ULONG64)KdPrintDefaultCircularBuffer + sizeof KdPrintDefaultCircularBuffer;
+    block->KdPrintCircularBufferEnd = WIDEN(KdPrintDefaultCircularBuffer) + sizeof KdPrintDefaultCircularBuffer;
     A(KdPrintWritePointer, KdPrintWritePointer);
     A(KdPrintRolloverCount, KdPrintRolloverCount);
     A(MmLoadedUserImageList, KdpUnused[29]);
@@ -116,10 +118,11 @@ static void FillOffsets(KDDEBUGGER_DATA64 *block) {
     block->OffsetPrcbNumber = KPRCB_Number;
     block->SizeEThread = SIZEOF_ETHREAD;
     block->SizePcr = SIZEOF_KPCR;
-    block->OffsetPcrSelfPcr = KPCR_Self;
-    block->OffsetPcrCurrentPrcb = KPCR_CurrentPrcb;
-    block->OffsetPcrContainedPrcb = KPCR_Prcb;
+    block->OffsetPcrSelfPcr = SELF_OFFSET;
+    block->OffsetPcrCurrentPrcb = CURRENT_PRCB_OFFSET;
+    block->OffsetPcrContainedPrcb = CONTAINED_PRCB_OFFSET;
     block->OffsetPrcbProcStateSpecialReg = KPRCB_ProcessorState_SpecialRegisters;
+#ifdef NT_X64
     block->GdtR0Code = KGDT64_R0_CODE;
     block->GdtR0Data = KGDT64_R0_DATA;
     block->GdtR3Code = KGDT64_R3_CODE | 3;
@@ -128,6 +131,17 @@ static void FillOffsets(KDDEBUGGER_DATA64 *block) {
     block->GdtTss = KGDT64_SYS_TSS;
     block->Gdt64R3CmCode = KGDT64_R3_CMCODE | 3;
     block->Gdt64R3CmTeb = KGDT64_R3_CMTEB | 3;
+#else
+    block->OffsetPcrInitialStack = KPCR_Used_StackBase;
+    block->GdtR0Code = KGDT_R0_CODE;
+    block->GdtR0Data = KGDT_R0_DATA;
+    block->GdtR0Pcr = KGDT_R0_PCR;
+    block->GdtR3Code = KGDT_R3_CODE | 3;
+    block->GdtR3Data = KGDT_R3_DATA | 3;
+    block->GdtR3Teb = KGDT_R3_TEB | 3;
+    block->GdtLdt = KGDT_LDT;
+    block->GdtTss = KGDT_TSS;
+#endif
 }
 
 /* Fields that came later; the block of an older kernel ends before them. */
@@ -135,12 +149,12 @@ static void FillNewer(KDDEBUGGER_DATA64 *block) {
     UCHAR *at = (UCHAR *)block;
 #define PUT(offset, type, value)                                                                                       \
     if (offset + sizeof(type) <= KDBG_SIZE) *(type *)(at + offset) = (type)(value)
-    PUT(0x308, ULONG64, &IopNumTriageDumpDataBlocks);
-    PUT(0x310, ULONG64, &IopTriageDumpDataBlocks);
-    PUT(0x318, ULONG64, &KdpUnused[39]);
-    PUT(0x320, ULONG64, &KdpUnused[40]);
-    PUT(0x328, ULONG64, &KdpUnused[41]);
-    PUT(0x330, ULONG64, &KdpUnused[42]);
+    PUT(0x308, ULONG64, WIDEN(&IopNumTriageDumpDataBlocks));
+    PUT(0x310, ULONG64, WIDEN(&IopTriageDumpDataBlocks));
+    PUT(0x318, ULONG64, WIDEN(&KdpUnused[39]));
+    PUT(0x320, ULONG64, WIDEN(&KdpUnused[40]));
+    PUT(0x328, ULONG64, WIDEN(&KdpUnused[41]));
+    PUT(0x330, ULONG64, WIDEN(&KdpUnused[42]));
     PUT(0x338, USHORT, KPRCB_Context);
     if (KDBG_SIZE <= 0x340) return;
     PUT(0x33a, USHORT, 0x20);
@@ -180,15 +194,15 @@ void KdInitSystem(void) {
     version->MajorVersion = 0xF;
     version->MinorVersion = NT_BUILD;
     version->ProtocolVersion = 6;
-    version->KdSecondaryVersion = 2;
-    version->Flags = 7;
-    version->MachineType = 0x8664;
+    version->KdSecondaryVersion = NT_MACHINE == 0x8664 ? 2 : 0;
+    version->Flags = NT_MACHINE == 0x8664 ? 7 : 3;
+    version->MachineType = NT_MACHINE;
     version->MaxPacketType = 0xC;
     version->MaxStateChange = 3;
     version->MaxManipulate = 0x33;
-    version->KernBase = (ULONG64)__ImageBase;
-    version->PsLoadedModuleList = (ULONG64)&PsLoadedModuleList;
-    version->DebuggerDataList = (ULONG64)&KdpDebuggerDataListHead;
+    version->KernBase = WIDEN(__ImageBase);
+    version->PsLoadedModuleList = WIDEN(&PsLoadedModuleList);
+    version->DebuggerDataList = WIDEN(&KdpDebuggerDataListHead);
 }
 
 static ULONG64 RotateLeft(ULONG64 value, ULONG count) {
@@ -198,7 +212,7 @@ static ULONG64 RotateLeft(ULONG64 value, ULONG count) {
 
 /* Each word: rotated, swapped, and mixed with two keys and the address of the flag that says so. */
 void KdEncodeDataBlock(void) {
-    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = (ULONG64)&KdpDataBlockEncoded;
+    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = WIDEN(&KdpDataBlockEncoded);
     ULONG n;
     KiWaitNever = KiRandom();
     KiWaitAlways = KiRandom();
@@ -208,7 +222,7 @@ void KdEncodeDataBlock(void) {
 }
 
 void KdDecodeDataBlock(void) {
-    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = (ULONG64)&KdpDataBlockEncoded;
+    ULONG64 *word = (ULONG64 *)&KdDebuggerDataBlock, flag = WIDEN(&KdpDataBlockEncoded);
     ULONG n;
     if (!KdpDataBlockEncoded) return;
     for (n = 0; n < KDBG_SIZE / 8; n++)

@@ -78,17 +78,17 @@ void NT_IMPL(DbgLoadImageSymbols)(PVOID name, PVOID base, ULONG_PTR process) {
 
 /* The debugger's place in exception dispatching while there is none: the services of `int 2d` go by without effect,
    everything else is not its business. */
-BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context) {
+BOOLEAN NT_IMPL(KdpStub)(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context) {
     ULONG64 service = record->ExceptionInformation[0];
     (void)frame;
     if (record->ExceptionCode != STATUS_BREAKPOINT || record->NumberParameters == 0) return FALSE;
     if (service < BREAKPOINT_PRINT || service > BREAKPOINT_COMMAND_STRING) return FALSE;
     /* Over the int 3 that follows every int 2d. */
     context->Rip++;
-    context->Rax = service == BREAKPOINT_PRINT ? (ULONG64)(ULONG)STATUS_DEVICE_NOT_CONNECTED : 0;
+    context->Rax = service == BREAKPOINT_PRINT ? (ULONG_PTR)(ULONG)STATUS_DEVICE_NOT_CONNECTED : 0;
     return TRUE;
 }
 
-BOOLEAN NT_IMPL(KdpTrap)(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context) {
+BOOLEAN NT_IMPL(KdpTrap)(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context) {
     return KdpStub(frame, record, context);
 }

@@ -1,21 +1,41 @@
 /* The kernel's own interfaces, a section a file. */
 #pragma once
 #include "driver.h"
+#include "hal.h"
 #include "loader.h"
 #include <stdarg.h>
 
 /* For drivers too. */
 #define NTKERNELAPI __declspec(dllexport)
 
-#define PAGE_SIZE 0x1000ULL
+#define PAGE_SIZE ((ULONG_PTR)0x1000)
 #define MAX_PROCESSORS 8
 #define KERNEL_STACK_SIZE 0x6000
-#define STACK_CONTROL_SIZE 0x50
 
-/* Fields within fields. */
-#define KTHREAD_ApcState_Process (KTHREAD_ApcState + 0x20)
-#define KPRCB_ProcessorState_SpecialRegisters (KPRCB_ProcessorState + KPROCESSOR_STATE_SpecialRegisters)
-#define KPRCB_ProcessorState_ContextFrame (KPRCB_ProcessorState + KPROCESSOR_STATE_ContextFrame)
+#ifdef NT_X86
+#include "x86/arch.h"
+#else
+/* What is x64's own; x86's is in x86/arch.h. */
+#define STACK_CONTROL_SIZE 0x50
+#define APC_STATE_PROCESS 0x20
+#define NT_MACHINE 0x8664
+#define PAGING_TOP 39
+#define ROOT_MASK PTE_FRAME
+#define PTE_OFFSET_MASK 0x7FFFFFFFF8ULL
+#define IO_SPACE 0xFFFFFFFFFFD00000ULL
+#define USER_TOP 0x7FFFFFFF0000ULL
+/* Where programs and their PEBs are put; the masks are in units of 64 KiB. */
+#define USER_IMAGE_SPACE 0x7FF600000000ULL
+#define USER_IMAGE_MASK 0xffff
+#define USER_AREA_SPACE 0x4000000000ULL
+#define USER_AREA_MASK 0xffffff
+#define SHARED_USER_DATA ((PKUSER_SHARED_DATA)0xFFFFF78000000000ULL)
+#define HIGHEST_USER_ADDRESS 0x7FFFFFFEFFFFULL
+#define SELF_OFFSET KPCR_Self
+#define CURRENT_PRCB_OFFSET KPCR_CurrentPrcb
+#define CONTAINED_PRCB_OFFSET KPCR_Prcb
+#define KiFrameStack(frame) ((frame)->Rsp)
+typedef EXCEPTION_RECORD64 EXCEPTION_RECORD, *PEXCEPTION_RECORD;
 
 /* processor.c: the CPU's own structures. IDT, GDT, TSS and the transition stack are one run of pages. */
 #define AREA_GDT 0x1000
@@ -58,6 +78,13 @@ static inline PETHREAD PsGetCurrentThread(void) {
     __asm__ volatile("movq %%gs:%c1, %0" : "=r"(thread) : "i"(KPCR_Prcb + KPRCB_CurrentThread));
     return thread;
 }
+#endif
+
+/* Fields within fields. */
+#define KTHREAD_ApcState_Process (KTHREAD_ApcState + APC_STATE_PROCESS)
+#define KPRCB_ProcessorState_SpecialRegisters (KPRCB_ProcessorState + KPROCESSOR_STATE_SpecialRegisters)
+#define KPRCB_ProcessorState_ContextFrame (KPRCB_ProcessorState + KPROCESSOR_STATE_ContextFrame)
+
 static inline ULONG KeGetCurrentProcessorNumber(void) { return KeGetCurrentPrcb()->Number; }
 
 /* What the kernel keeps for a CPU beside its PRCB. */
@@ -104,6 +131,7 @@ extern ULONG64 KiContextSwitches;
 void KiInitializeScheduler(void);
 void KiReadyThread(PETHREAD thread);
 void KiSwapThread(void);
+void KiSwapProcessState(PETHREAD old, PETHREAD next);
 void KiExitDispatcher(KIRQL old);
 void KeYieldExecution(void);
 void KiSwapContext(PETHREAD old, PETHREAD new_thread);
@@ -119,7 +147,6 @@ void KiSignalFromInterrupt(PKEVENT event);
 
 /* clock.c */
 extern ULONG64 KiInterruptTime, KiTickCount;
-#define SHARED_USER_DATA ((PKUSER_SHARED_DATA)0xFFFFF78000000000ULL)
 #define TIME_INCREMENT 156250
 void KiInitializeClock(void);
 void KiInitializeUserSharedData(void);
@@ -133,7 +160,7 @@ void KiRaiseTrap(PKTRAP_FRAME frame, NTSTATUS status, PKEXCEPTION_FRAME exceptio
 void RtlCaptureContext(PCONTEXT context);
 
 /* fault.c */
-NTSTATUS MmAccessFault(ULONG64 address, ULONG64 error, PKTRAP_FRAME frame);
+NTSTATUS MmAccessFault(ULONG_PTR address, ULONG_PTR error, PKTRAP_FRAME frame);
 extern ULONG64 MmPageFaults;
 
 /* memory.c */
@@ -148,10 +175,10 @@ extern ULONG64 MmPageFaults;
 void MmInitSystem(void);
 ULONG64 MiAllocatePage(void);
 void MiFreePage(ULONG64 physical);
-static inline void *MiDirect(ULONG64 physical) { return (void *)(KiLoader->DirectMap + physical); }
-ULONG64 *MiPteAddress(ULONG64 address);
-BOOLEAN MiMapPage(ULONG64 root, ULONG64 address, ULONG64 entry);
-ULONG64 MiTranslate(ULONG64 root, ULONG64 address);
+static inline void *MiDirect(ULONG64 physical) { return (void *)(ULONG_PTR)(KiLoader->DirectMap + physical); }
+ULONG64 *MiPteAddress(ULONG_PTR address);
+BOOLEAN MiMapPage(ULONG64 root, ULONG_PTR address, ULONG64 entry);
+ULONG64 MiTranslate(ULONG64 root, ULONG_PTR address);
 void *MiAllocateSystemPages(ULONG count, ULONG64 rights);
 void MiFreeSystemPages(void *base, ULONG count);
 void *MmMapIoSpace(ULONG64 physical, ULONG pages);
@@ -169,31 +196,38 @@ void PsInitSystem(void);
 PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent);
 NTKERNELAPI NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context);
 void PspLinkThread(PETHREAD thread, PEPROCESS process);
-void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size);
+void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG_PTR stack_size);
+void KiInitializeFloatingPoint(PVOID initial_stack);
 NTKERNELAPI NTSTATUS PsTerminateSystemThread(NTSTATUS status);
 NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argument, PEPROCESS *out);
 PVOID PspAllocateId(PVOID object);
 
 /* user.c, syscall.c */
-#define SHARED_USER_ADDRESS 0x7FFE0000ULL
-#define USER_DEMAND_START 0x10000000ULL
-#define USER_DEMAND_END 0x20000000ULL
-#define USER_STACK_SIZE 0x100000ULL
-#define USER_TOP 0x7FFFFFFF0000ULL
+#define SHARED_USER_ADDRESS ((ULONG_PTR)0x7FFE0000)
+#define USER_DEMAND_START ((ULONG_PTR)0x10000000)
+#define USER_DEMAND_END ((ULONG_PTR)0x20000000)
+#define USER_STACK_SIZE ((ULONG_PTR)0x100000)
 extern KEVENT PspUserEvent;
 extern ULONG KiSystemCalls;
 void KiServiceExitToUser(PKTRAP_FRAME frame);
 
 /* module.c */
-void MiLayOutImage(UCHAR *image, ULONG64 base, const UCHAR *file);
+void MiLayOutImage(UCHAR *image, ULONG_PTR base, const UCHAR *file);
 #define PE(image) ((image) + *(ULONG *)((image) + 0x3c))
 #define PE_SECTIONS(pe) (*(USHORT *)((pe) + 6))
 #define PE_ENTRY(pe) (*(ULONG *)((pe) + 0x28))
+#ifdef NT_X64
 #define PE_BASE(pe) (*(ULONG64 *)((pe) + 0x30))
+#define PE_DIRECTORY(pe, n) ((ULONG *)((pe) + 0x88) + 2 * (n))
+#define PE_RELOCATION 10
+#else
+#define PE_BASE(pe) (*(ULONG *)((pe) + 0x34))
+#define PE_DIRECTORY(pe, n) ((ULONG *)((pe) + 0x78) + 2 * (n))
+#define PE_RELOCATION 3
+#endif
 #define PE_IMAGE_SIZE(pe) (*(ULONG *)((pe) + 0x50))
 #define PE_HEADER_SIZE(pe) (*(ULONG *)((pe) + 0x54))
 #define PE_CHECKSUM(pe) (*(ULONG *)((pe) + 0x58))
-#define PE_DIRECTORY(pe, n) ((ULONG *)((pe) + 0x88) + 2 * (n))
 #define PE_SECTION(pe, n) ((pe) + 0x18 + *(USHORT *)((pe) + 0x14) + 40 * (n))
 void MiInitializeLoadedModuleList(void);
 NTSTATUS MmLoadSystemImage(const CHAR *name, PKLDR_DATA_TABLE_ENTRY *out);
@@ -208,7 +242,7 @@ void KdEncodeDataBlock(void);
 void KdDecodeDataBlock(void);
 ULONG DbgPrint(const CHAR *format, ...);
 ULONG vDbgPrintExWithPrefixInternal(const CHAR *prefix, ULONG component, ULONG level, const CHAR *format, va_list list);
-BOOLEAN KdpStub(PKTRAP_FRAME frame, PEXCEPTION_RECORD64 record, PCONTEXT context);
+BOOLEAN KdpStub(PKTRAP_FRAME frame, PEXCEPTION_RECORD record, PCONTEXT context);
 void KdpInitializePrint(void);
 
 /* bugcheck.c */
@@ -244,5 +278,3 @@ void KvasInitialize(void);
 void KvasShareProcessor(ULONG number);
 ULONG64 KvasCreateUserRoot(ULONG64 root);
 
-/* The HAL. */
-#include "hal.h"

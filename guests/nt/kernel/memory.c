@@ -6,23 +6,32 @@ static KSPIN_LOCK MiLock;
 static ULONG64 MiFreeList, MiFreeCount;
 /* Pages that were never used are taken from the loader's descriptors, so that large memories cost nothing at boot. */
 static PLIST_ENTRY MiFresh;
-static ULONG64 MiNextSystemPte;
+static ULONG_PTR MiNextSystemPte;
 /* Runs of system pages that were given back, by size. */
 typedef struct _FREE_RUN {
     struct _FREE_RUN *Next;
-    ULONG64 Base;
+    ULONG_PTR Base;
     ULONG Count;
 } FREE_RUN;
 static FREE_RUN *MiFreeRuns;
 
-/* MMPFN: 30 bytes on every x64 kernel. While a page is free its first word is the next free page's number. */
-typedef struct _MI_PFN { ULONG64 Words[6]; } MI_PFN;
+/* MMPFN: 30 bytes on every x64 kernel, 1C on x86 with PAE. While a page is free its first word is the next free page's number. */
+#ifdef NT_X64
+typedef struct _MI_PFN { ULONG_PTR Words[6]; } MI_PFN;
+#else
+typedef struct _MI_PFN { ULONG_PTR Words[7]; } MI_PFN;
+#endif
 #define PFN(physical) (&((MI_PFN *)MmPfnDatabase)[(physical) >> 12])
+
+/* Free, and above the first megabyte. */
+static BOOLEAN IsFree(MEMORY_ALLOCATION_DESCRIPTOR *block) {
+    return block->MemoryType == LoaderFree && block->BasePage >= 0x100;
+}
 
 /* The MMPFN array, in the first free memory that is large enough, and the free list. */
 static void InitializePfnDatabase(void) {
     PLIST_ENTRY head = &KiLoaderBlock->MemoryDescriptorListHead, entry;
-    ULONG64 top = 0, size, base = 0;
+    ULONG64 top = 0, size, base = 0, mapped = KiLoader->DirectMapSize >> 12;
     PPHYSICAL_MEMORY_DESCRIPTOR runs;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
@@ -32,7 +41,7 @@ static void InitializePfnDatabase(void) {
     size = (top * sizeof(MI_PFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
-        if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount >= size && !base) {
+        if (IsFree(block) && block->PageCount >= size && !base) {
             base = block->BasePage;
             block->BasePage += size;
             block->PageCount -= size;
@@ -44,7 +53,8 @@ static void InitializePfnDatabase(void) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         PHYSICAL_MEMORY_RUN *run = (PHYSICAL_MEMORY_RUN *)((UCHAR *)runs + PHYSICAL_MEMORY_DESCRIPTOR_Run) + runs->NumberOfRuns;
         ULONG64 first = block->BasePage, end = first + block->PageCount;
-        if (block->MemoryType == LoaderFree && first >= 0x100) MiFreeCount += block->PageCount;
+        /* Memory that the loader mapped nowhere is not used. */
+        if (IsFree(block) && first < mapped) MiFreeCount += (end < mapped ? end : mapped) - first;
         /* The database itself was cut out of a free block: no run begins there. */
         if (first == base + size) first = base;
         if (runs->NumberOfRuns && run[-1].BasePage + run[-1].PageCount == first) {
@@ -67,7 +77,7 @@ static void InitializePfnDatabase(void) {
 static ULONG64 TakeFresh(void) {
     for (; MiFresh != &KiLoaderBlock->MemoryDescriptorListHead; MiFresh = MiFresh->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)MiFresh;
-        if (block->MemoryType == LoaderFree && block->BasePage >= 0x100 && block->PageCount) {
+        if (IsFree(block) && block->PageCount && block->BasePage < KiLoader->DirectMapSize >> 12) {
             block->PageCount--;
             return block->BasePage++;
         }
@@ -79,8 +89,8 @@ ULONG64 MiAllocatePage(void) {
     KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
     ULONG64 page = MiFreeList;
     if (page) {
-        MiFreeList = *(ULONG64 *)PFN(page << 12);
-        *(ULONG64 *)PFN(page << 12) = 0;
+        MiFreeList = *(ULONG_PTR *)PFN(page << 12);
+        *(ULONG_PTR *)PFN(page << 12) = 0;
     } else {
         page = TakeFresh();
     }
@@ -93,28 +103,28 @@ ULONG64 MiAllocatePage(void) {
 
 void MiFreePage(ULONG64 physical) {
     KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
-    *(ULONG64 *)PFN(physical) = MiFreeList;
+    *(ULONG_PTR *)PFN(physical) = (ULONG_PTR)MiFreeList;
     MiFreeList = physical >> 12;
     MmAvailablePages = ++MiFreeCount;
     KeReleaseSpinLock(&MiLock, old);
 }
 
 /* The PTE of an address in the current address space, through the self-map. */
-ULONG64 *MiPteAddress(ULONG64 address) {
-    return (ULONG64 *)(KiLoader->PteBase + ((address >> 9) & 0x7FFFFFFFF8ULL));
+ULONG64 *MiPteAddress(ULONG_PTR address) {
+    return (ULONG64 *)(ULONG_PTR)(KiLoader->PteBase + ((address >> 9) & PTE_OFFSET_MASK));
 }
 
 /* The entry at a level (39, 30, 21, 12) that maps the address, making tables on the way if asked. */
-static ULONG64 *Entry(ULONG64 root, ULONG64 address, ULONG shift, BOOLEAN make) {
-    ULONG64 *table = MiDirect(root & PTE_FRAME);
+static ULONG64 *Entry(ULONG64 root, ULONG_PTR address, ULONG shift, BOOLEAN make) {
+    ULONG64 *table = MiDirect(root & ROOT_MASK);
     ULONG level;
-    for (level = 39;; level -= 9) {
+    for (level = PAGING_TOP;; level -= 9) {
         ULONG64 *entry = &table[address >> level & 0x1ff];
         if (level == shift) return entry;
         if (!(*entry & PTE_VALID)) {
             ULONG64 page;
             if (!make || !(page = MiAllocatePage())) return NULL;
-            *entry = page | PTE_VALID | 2 | PTE_ACCESSED | 1 << 6 | (address >> 63 ? 0 : PTE_USER);
+            *entry = page | PTE_VALID | 2 | PTE_ACCESSED | 1 << 6 | (address >= USER_TOP ? 0 : PTE_USER);
         } else if (*entry & 0x80) {
             return NULL;
         }
@@ -122,7 +132,7 @@ static ULONG64 *Entry(ULONG64 root, ULONG64 address, ULONG shift, BOOLEAN make) 
     }
 }
 
-BOOLEAN MiMapPage(ULONG64 root, ULONG64 address, ULONG64 entry) {
+BOOLEAN MiMapPage(ULONG64 root, ULONG_PTR address, ULONG64 entry) {
     ULONG64 *pte = Entry(root, address, 12, TRUE);
     if (!pte) return FALSE;
     *pte = entry | PTE_VALID | PTE_ACCESSED;
@@ -131,16 +141,19 @@ BOOLEAN MiMapPage(ULONG64 root, ULONG64 address, ULONG64 entry) {
 }
 
 /* The physical address of a mapped 4 KiB page, or 0. */
-ULONG64 MiTranslate(ULONG64 root, ULONG64 address) {
+ULONG64 MiTranslate(ULONG64 root, ULONG_PTR address) {
     ULONG64 *pte = Entry(root, address, 12, FALSE);
     return pte && *pte & PTE_VALID ? (*pte & PTE_FRAME) | (address & 0xfff) : 0;
 }
 
 BOOLEAN MmIsAddressValid(const void *address) {
-    ULONG64 va = (ULONG64)address, *table = MiDirect(__readcr3() & PTE_FRAME), entry;
+    ULONG_PTR va = (ULONG_PTR)address;
+    ULONG64 *table = MiDirect(__readcr3() & ROOT_MASK), entry;
     ULONG level;
+#ifdef NT_X64
     if ((INT64)(va << 16) >> 16 != (INT64)va) return FALSE;
-    for (level = 39;; level -= 9) {
+#endif
+    for (level = PAGING_TOP;; level -= 9) {
         entry = table[va >> level & 0x1ff];
         if (!(entry & PTE_VALID)) return FALSE;
         if (level == 12 || entry & 0x80) return TRUE;
@@ -149,10 +162,10 @@ BOOLEAN MmIsAddressValid(const void *address) {
 }
 
 /* Address space in the system PTE slot, with an unmapped page before each run. */
-static ULONG64 ReserveSystemPtes(ULONG count) {
+static ULONG_PTR ReserveSystemPtes(ULONG count) {
     KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
     FREE_RUN **link = &MiFreeRuns;
-    ULONG64 base = 0;
+    ULONG_PTR base = 0;
     for (; *link; link = &(*link)->Next)
         if ((*link)->Count == count) {
             base = (*link)->Base;
@@ -168,7 +181,7 @@ static ULONG64 ReserveSystemPtes(ULONG count) {
 }
 
 void *MiAllocateSystemPages(ULONG count, ULONG64 rights) {
-    ULONG64 base = ReserveSystemPtes(count);
+    ULONG_PTR base = ReserveSystemPtes(count);
     ULONG n;
     for (n = 0; n < count; n++) {
         ULONG64 page = MiAllocatePage();
@@ -182,7 +195,7 @@ void MiFreeSystemPages(void *base, ULONG count) {
     KIRQL old;
     ULONG n;
     /* First nobody may reach the pages any more, then they are free. */
-    for (n = 0; n < count; n++) *MiPteAddress((ULONG64)base + n * PAGE_SIZE) &= ~PTE_VALID;
+    for (n = 0; n < count; n++) *MiPteAddress((ULONG_PTR)base + n * PAGE_SIZE) &= ~PTE_VALID;
     KeFlushEntireTb();
     for (n = 0; n < count; n++) {
         ULONG64 *pte = MiPteAddress((ULONG64)base + n * PAGE_SIZE);
@@ -190,7 +203,7 @@ void MiFreeSystemPages(void *base, ULONG count) {
         *pte = 0;
     }
     if (!run) return;
-    run->Base = (ULONG64)base;
+    run->Base = (ULONG_PTR)base;
     run->Count = count;
     old = KeAcquireSpinLockRaiseToDpc(&MiLock);
     run->Next = MiFreeRuns;
@@ -200,8 +213,8 @@ void MiFreeSystemPages(void *base, ULONG count) {
 
 /* Device registers, in the HAL's 4 MiB at the top of the address space. */
 void *MmMapIoSpace(ULONG64 physical, ULONG pages) {
-    static ULONG64 next = 0xFFFFFFFFFFD00000ULL;
-    ULONG64 base = next;
+    static ULONG_PTR next = IO_SPACE;
+    ULONG_PTR base = next;
     ULONG n;
     next += (pages + 1) * PAGE_SIZE;
     for (n = 0; n < pages; n++)
@@ -216,6 +229,7 @@ void *MmCreateKernelStack(void) {
     return low ? low + KERNEL_STACK_SIZE : NULL;
 }
 
+#ifdef NT_X64
 /* A root with the kernel's half of the address space, mapping itself at the same place. */
 ULONG64 MiCreateAddressSpace(void) {
     ULONG64 page = MiAllocatePage(), *root, *kernel = MiDirect(KiLoader->DirectoryTable);
@@ -226,14 +240,48 @@ ULONG64 MiCreateAddressSpace(void) {
     root[self] = page | (kernel[self] & ~PTE_FRAME);
     return page;
 }
+#else
+/* Roots of processes have 32 bytes; a page holds many of them. */
+static ULONG64 AllocateRoot(void) {
+    static ULONG64 next;
+    KIRQL old;
+    ULONG64 root, page = 0;
+    if (!(next & 0xfff)) page = MiAllocatePage();
+    old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    if (!(next & 0xfff)) next = page;
+    root = next;
+    if (root) next += 32;
+    KeReleaseSpinLock(&MiLock, old);
+    return root;
+}
+
+/* A page directory pointer table: user directories of its own, the kernel's third, and a copy of its fourth, in which
+   the tables map themselves. */
+ULONG64 MiCreateAddressSpace(void) {
+    ULONG64 root = AllocateRoot(), *table, *kernel = MiDirect(KiLoader->DirectoryTable), *last, *own, pages[4];
+    ULONG n;
+    if (!root) return 0;
+    table = MiDirect(root);
+    for (n = 0; n < 4; n++) {
+        pages[n] = n == 2 ? kernel[2] & PTE_FRAME : MiAllocatePage();
+        if (!pages[n]) return 0;
+        table[n] = pages[n] | PTE_VALID;
+    }
+    last = MiDirect(kernel[3] & PTE_FRAME);
+    own = MiDirect(pages[3]);
+    memcpy(own, last, PAGE_SIZE);
+    for (n = 0; n < 4; n++) own[n] = pages[n] | (last[n] & ~PTE_FRAME);
+    return root;
+}
+#endif
 
 void MmInitSystem(void) {
-    MiNextSystemPte = KiLoader->SystemPtes;
+    MiNextSystemPte = (ULONG_PTR)KiLoader->SystemPtes;
 #ifdef HAVE_SYMBOL_MmPteBase
     MmPteBase = KiLoader->PteBase;
 #endif
     MmSystemRangeStart = (PVOID)SYSTEM_RANGE_START;
-    MmHighestUserAddress = (PVOID)0x7FFFFFFEFFFF;
-    MmUserProbeAddress = 0x7FFFFFFF0000;
+    MmHighestUserAddress = (PVOID)HIGHEST_USER_ADDRESS;
+    MmUserProbeAddress = USER_TOP;
     InitializePfnDatabase();
 }

@@ -100,9 +100,9 @@ static PVOID FindExport(UCHAR *image, const CHAR *name) {
 }
 
 /* Lays a file out at `image` and moves it there; `base` is the address that it will run at. */
-void MiLayOutImage(UCHAR *image, ULONG64 base, const UCHAR *file) {
+void MiLayOutImage(UCHAR *image, ULONG_PTR base, const UCHAR *file) {
     const UCHAR *pe = PE(file);
-    ULONG64 delta = base - PE_BASE(pe);
+    ULONG_PTR delta = base - PE_BASE(pe);
     ULONG n, *directory = PE_DIRECTORY(PE(file), 5), left = directory[1];
     UCHAR *block = image + directory[0];
     memcpy(image, file, PE_HEADER_SIZE(pe));
@@ -116,7 +116,7 @@ void MiLayOutImage(UCHAR *image, ULONG64 base, const UCHAR *file) {
         if (size < 8 || size > left) break;
         for (at = 8; at < size; at += 2) {
             USHORT entry = *(USHORT *)(block + at);
-            if (entry >> 12 == 10) *(ULONG64 *)(image + page + (entry & 0xfff)) += delta;
+            if (entry >> 12 == PE_RELOCATION) *(ULONG_PTR *)(image + page + (entry & 0xfff)) += delta;
         }
         block += size;
         left -= size;
@@ -130,12 +130,12 @@ static NTSTATUS Bind(UCHAR *image) {
     if (!directory[1]) return STATUS_SUCCESS;
     for (; import[3]; import += 5) {
         PKLDR_DATA_TABLE_ENTRY module = MiFindModule((CHAR *)image + import[3]);
-        ULONG64 *lookup = (ULONG64 *)(image + (import[0] ? import[0] : import[4])), *table = (ULONG64 *)(image + import[4]);
+        ULONG_PTR *lookup = (ULONG_PTR *)(image + (import[0] ? import[0] : import[4])), *table = (ULONG_PTR *)(image + import[4]);
         if (!module) return STATUS_OBJECT_NAME_NOT_FOUND;
         for (; *lookup; lookup++, table++) {
             PVOID found = FindExport(module->DllBase, (CHAR *)image + (ULONG)*lookup + 2);
             if (!found) return STATUS_ENTRYPOINT_NOT_FOUND;
-            *table = (ULONG64)found;
+            *table = (ULONG_PTR)found;
         }
     }
     return STATUS_SUCCESS;
@@ -145,11 +145,11 @@ static NTSTATUS Bind(UCHAR *image) {
 static void Protect(UCHAR *image) {
     UCHAR *pe = PE(image);
     ULONG n, size;
-    ULONG64 at;
+    ULONG_PTR at;
     for (n = 0; n < PE_SECTIONS(pe); n++) {
         ULONG *section = (ULONG *)PE_SECTION(pe, n), flags = section[9];
         size = section[2] ? section[2] : section[4];
-        for (at = (ULONG64)image + section[3]; at < (ULONG64)image + section[3] + size; at += PAGE_SIZE) {
+        for (at = (ULONG_PTR)image + section[3]; at < (ULONG_PTR)image + section[3] + size; at += PAGE_SIZE) {
             ULONG64 *pte = MiPteAddress(at);
             ULONG64 entry = *pte & ~(PTE_WRITE | PTE_NX);
             if (flags & 0x80000000) entry |= PTE_WRITE;
@@ -157,7 +157,7 @@ static void Protect(UCHAR *image) {
             *pte = entry;
         }
     }
-    *MiPteAddress((ULONG64)image) &= ~PTE_WRITE;
+    *MiPteAddress((ULONG_PTR)image) &= ~PTE_WRITE;
     KeFlushEntireTb();
 }
 
@@ -190,7 +190,7 @@ NTSTATUS MmLoadSystemImage(const CHAR *name, PKLDR_DATA_TABLE_ENTRY *out) {
     size = (PE_IMAGE_SIZE(pe) + 0xfff) & ~0xfffu;
     image = MiAllocateSystemPages(size / PAGE_SIZE, PTE_WRITE);
     if (!image) return STATUS_NO_MEMORY;
-    MiLayOutImage(image, (ULONG64)image, file->Base);
+    MiLayOutImage(image, (ULONG_PTR)image, file->Base);
     status = Bind(image);
     if (!NT_SUCCESS(status)) {
         MiFreeSystemPages(image, size / PAGE_SIZE);

@@ -31,7 +31,7 @@ static void InitializeProcess(PEPROCESS process, const CHAR *name, ULONG64 root)
     InitializeListHead((PLIST_ENTRY)&pcb->Header.WaitListHead);
     InitializeListHead((PLIST_ENTRY)&pcb->ThreadListHead);
     InitializeListHead((PLIST_ENTRY)((UCHAR *)pcb + KPROCESS_ProcessListEntry));
-    pcb->DirectoryTableBase = root;
+    pcb->DirectoryTableBase = (ULONG_PTR)root;
     InitializeListHead(ProcessThreads(process));
     process->CreateTime.QuadPart = (INT64)(KiLoader->BootTime + KiInterruptTime);
     for (n = 0; n < 14 && name[n]; n++) process->ImageFileName[n] = (UCHAR)name[n];
@@ -53,7 +53,7 @@ PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent) {
 }
 
 /* What a thread has before it runs: lists, id, stack. */
-void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG64 stack_size) {
+void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, ULONG_PTR stack_size) {
     PKTHREAD tcb = (PKTHREAD)((UCHAR *)thread + ETHREAD_Tcb);
     tcb->Header.Type = 6;
     InitializeListHead((PLIST_ENTRY)&tcb->Header.WaitListHead);
@@ -65,6 +65,9 @@ void PspInitializeThread(PETHREAD thread, PEPROCESS process, UCHAR *stack_base, 
     *(PVOID *)((UCHAR *)tcb + KTHREAD_ApcState_Process) = Pcb(process);
     tcb->Priority = 8;
     tcb->BasePriority = 8;
+#ifdef NT_X86
+    KiInitializeFloatingPoint(tcb->InitialStack);
+#endif
 }
 
 void PspLinkThread(PETHREAD thread, PEPROCESS process) {
@@ -90,7 +93,7 @@ extern UCHAR KiStartSystemThread[];
 NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(PVOID), PVOID context) {
     PETHREAD thread = ExAllocatePoolWithTag(0, SIZEOF_ETHREAD, 'erhT');
     UCHAR *stack = MmCreateKernelStack();
-    ULONG64 *frame;
+    ULONG_PTR *frame;
     KIRQL old;
     if (!thread || !stack) return STATUS_NO_MEMORY;
     if (!process) process = PsSystemProcess;
@@ -100,13 +103,23 @@ NTSTATUS PsCreateSystemThread(PETHREAD *out, PEPROCESS process, void (*routine)(
     thread->StartAddress = (PVOID)routine;
     thread->CreateTime.QuadPart = (INT64)(KiLoader->BootTime + KiInterruptTime);
     /* KSTART_FRAME: routine and argument, and a return address of 0; below it the KSWITCH_FRAME. */
-    frame = (ULONG64 *)((UCHAR *)thread->Tcb.InitialStack - 0x40);
-    frame[4] = (ULONG64)routine;
-    frame[5] = (ULONG64)context;
+#ifdef NT_X64
+    frame = (ULONG_PTR *)((UCHAR *)thread->Tcb.InitialStack - 0x40);
+    frame[4] = (ULONG_PTR)routine;
+    frame[5] = (ULONG_PTR)context;
     frame[7] = 0;
     frame -= 8;
     frame[6] = 0;
-    frame[7] = (ULONG64)KiStartSystemThread;
+    frame[7] = (ULONG_PTR)KiStartSystemThread;
+#else
+    frame = (ULONG_PTR *)((UCHAR *)thread->Tcb.InitialStack - V86_SIZE) - 2;
+    frame[0] = (ULONG_PTR)routine;
+    frame[1] = (ULONG_PTR)context;
+    frame -= 3;
+    frame[0] = ~0u;
+    frame[1] = 0;
+    frame[2] = (ULONG_PTR)KiStartSystemThread;
+#endif
     thread->Tcb.KernelStack = frame;
     PspLinkThread(thread, process);
     if (out) *out = thread;

@@ -89,7 +89,9 @@ void KiSwapThread(void) {
     old->Tcb.Running = 0;
 #endif
 #ifdef HAVE_KTHREAD_ContextSwitches
+#ifdef HAVE_KTHREAD_ContextSwitches
     next->Tcb.ContextSwitches++;
+#endif
 #endif
     prcb->CurrentThread = (PVOID)next;
     KiProcessors[prcb->Number].QuantumEnd = FALSE;
@@ -97,6 +99,7 @@ void KiSwapThread(void) {
     KiSwapContext(old, next);
 }
 
+#ifdef NT_X64
 /* Called by SwapContext on the new thread's stack: its address space, its stack for ring 3, its TEB. */
 void KiSwapProcessState(PETHREAD old, PETHREAD next) {
     PKPRCB prcb = KeGetCurrentPrcb();
@@ -117,6 +120,7 @@ void KiSwapProcessState(PETHREAD old, PETHREAD next) {
     }
 #endif
 }
+#endif
 
 /* Lets go of the dispatcher lock and gives way if the quantum is over or an idle processor got work. */
 void KiExitDispatcher(KIRQL old) {

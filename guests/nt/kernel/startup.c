@@ -34,7 +34,7 @@ static void KiInitializeKernel(void) {
     PspInitializeThread(&KiInitialThread, &KiInitialProcess, (UCHAR *)KiLoaderBlock->KernelStack,
                         KiLoaderBlock->KernelStackSize);
     KiInitialThread.Tcb.State = Running;
-    *(ULONG64 *)((UCHAR *)&KiInitialProcess + EPROCESS_Pcb + KPROCESS_DirectoryTableBase) = KiLoader->DirectoryTable;
+    *(ULONG_PTR *)((UCHAR *)&KiInitialProcess + EPROCESS_Pcb + KPROCESS_DirectoryTableBase) = (ULONG_PTR)KiLoader->DirectoryTable;
 #if KVA_SHADOW
     KiKvaShadow = KvasWanted();
 #ifdef HAVE_SYMBOL_KiKvaShadowMode

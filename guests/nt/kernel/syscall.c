@@ -4,17 +4,17 @@
 #define CONSOLE_HANDLE 4
 #define EVENT_HANDLE 8
 
-static BOOLEAN ProbeUser(ULONG64 address, ULONG64 length) {
-    ULONG64 at;
+static BOOLEAN ProbeUser(ULONG_PTR address, ULONG_PTR length) {
+    ULONG_PTR at;
     if (address >= USER_TOP || length > 0x10000 || address + length > USER_TOP) return FALSE;
-    for (at = address & ~0xfffULL; at < address + length; at += PAGE_SIZE)
+    for (at = address & ~(PAGE_SIZE - 1); at < address + length; at += PAGE_SIZE)
         if (!MmIsAddressValid((void *)at) && (at < USER_DEMAND_START || at >= USER_DEMAND_END)) return FALSE;
     return TRUE;
 }
 
 /* Memory that ring 3 may write: what it gets on demand, and its own area. */
-static BOOLEAN ProbeForWrite(void *address, ULONG64 length) {
-    ULONG64 at = (ULONG64)address;
+static BOOLEAN ProbeForWrite(void *address, ULONG_PTR length) {
+    ULONG_PTR at = (ULONG_PTR)address;
     return at >= USER_DEMAND_START && at + length <= USER_DEMAND_END && ProbeUser(at, length);
 }
 
@@ -36,14 +36,14 @@ NTSTATUS NtQuerySystemTime(ULONG64 *time) {
 /* A negative interval is relative, as always; absolute ones are not taken. */
 NTSTATUS NtDelayExecution(BOOLEAN alertable, const INT64 *interval) {
     (void)alertable;
-    if (!ProbeUser((ULONG64)interval, sizeof *interval)) return STATUS_ACCESS_VIOLATION;
+    if (!ProbeUser((ULONG_PTR)interval, sizeof *interval)) return STATUS_ACCESS_VIOLATION;
     return *interval < 0 ? KeDelayExecutionThread((ULONG64) - *interval) : STATUS_INVALID_PARAMETER;
 }
 
 /* The console is the only file, whatever its name. */
 NTSTATUS NtCreateFile(ULONG64 *handle, ULONG access, const CHAR *name, ULONG length) {
     (void)access;
-    if (!ProbeForWrite(handle, sizeof *handle) || !ProbeUser((ULONG64)name, length)) return STATUS_ACCESS_VIOLATION;
+    if (!ProbeForWrite(handle, sizeof *handle) || !ProbeUser((ULONG_PTR)name, length)) return STATUS_ACCESS_VIOLATION;
     *handle = CONSOLE_HANDLE;
     return STATUS_SUCCESS;
 }
@@ -55,7 +55,7 @@ NTSTATUS NtWriteFile(ULONG64 handle, ULONG64 event, PVOID routine, PVOID context
     (void)routine;
     (void)context;
     if (handle != CONSOLE_HANDLE) return STATUS_INVALID_PARAMETER;
-    if (!ProbeUser((ULONG64)buffer, length)) return STATUS_ACCESS_VIOLATION;
+    if (!ProbeUser((ULONG_PTR)buffer, length)) return STATUS_ACCESS_VIOLATION;
     if (length > sizeof text - 1) length = sizeof text - 1;
     memcpy(text, buffer, length);
     text[length] = 0;
@@ -69,7 +69,7 @@ NTSTATUS NtWaitForSingleObject(ULONG64 handle, BOOLEAN alertable, const INT64 *t
     (void)alertable;
     if (handle != EVENT_HANDLE) return STATUS_INVALID_PARAMETER;
     if (timeout) {
-        if (!ProbeUser((ULONG64)timeout, sizeof *timeout)) return STATUS_ACCESS_VIOLATION;
+        if (!ProbeUser((ULONG_PTR)timeout, sizeof *timeout)) return STATUS_ACCESS_VIOLATION;
         wait = -*timeout;
     }
     return KeWaitForSingleObject(&PspUserEvent, UserRequest, wait);
@@ -87,7 +87,7 @@ NTSTATUS NtAllocateVirtualMemory(ULONG64 process, ULONG64 *base, ULONG64 zero_bi
 
 NTSTATUS NtQueryInformationProcess(ULONG64 *id) {
     if (!ProbeForWrite(id, sizeof *id)) return STATUS_ACCESS_VIOLATION;
-    *id = (ULONG64)CurrentProcess()->UniqueProcessId;
+    *id = (ULONG_PTR)CurrentProcess()->UniqueProcessId;
     return STATUS_SUCCESS;
 }
 

@@ -5,7 +5,7 @@ KEVENT PspUserEvent;
 
 /* What a process's first thread needs. */
 typedef struct _USER_START {
-    ULONG64 Entry, Argument, Peb, Teb;
+    ULONG_PTR Entry, Argument, Peb, Teb;
 } USER_START;
 
 /* Offsets in a process's own area: PEB, TEB (two pages), loader data. */
@@ -13,7 +13,7 @@ typedef struct _USER_START {
 #define AREA_LDR 0x3000
 #define USER_AREA_SIZE 0x4000
 
-static UCHAR *MapUserPage(ULONG64 root, ULONG64 address, ULONG64 rights) {
+static UCHAR *MapUserPage(ULONG64 root, ULONG_PTR address, ULONG64 rights) {
     ULONG64 page = MiAllocatePage();
     if (!page || !MiMapPage(root, address, page | PTE_USER | rights)) return NULL;
     return MiDirect(page);
@@ -32,7 +32,7 @@ static ULONG64 PageRights(UCHAR *pe, ULONG rva) {
 }
 
 /* Maps a private copy of the program at `base`; returns its entry point. */
-static ULONG64 MapProgram(ULONG64 root, ULONG64 base, LOADER_FILE *file) {
+static ULONG_PTR MapProgram(ULONG64 root, ULONG_PTR base, LOADER_FILE *file) {
     UCHAR *pe = PE(file->Base), *image;
     ULONG size = (PE_IMAGE_SIZE(pe) + 0xfff) & ~0xfffu, at;
     image = MiAllocateSystemPages(size / PAGE_SIZE, PTE_WRITE | PTE_NX);
@@ -47,7 +47,7 @@ static ULONG64 MapProgram(ULONG64 root, ULONG64 base, LOADER_FILE *file) {
     return base + at;
 }
 
-static void PutString(UNICODE_STRING *string, UCHAR *page, ULONG64 address, ULONG offset, const CHAR *text) {
+static void PutString(UNICODE_STRING *string, UCHAR *page, ULONG_PTR address, ULONG offset, const CHAR *text) {
     WCHAR *out = (WCHAR *)(page + offset);
     USHORT n;
     for (n = 0; text[n]; n++) out[n] = (UCHAR)text[n];
@@ -57,7 +57,7 @@ static void PutString(UNICODE_STRING *string, UCHAR *page, ULONG64 address, ULON
 }
 
 /* PEB_LDR_DATA with one entry, the program, on its three lists. */
-static void FillLoaderData(UCHAR *page, ULONG64 address, ULONG64 base, ULONG64 entry_point, LOADER_FILE *file, const CHAR *name) {
+static void FillLoaderData(UCHAR *page, ULONG_PTR address, ULONG_PTR base, ULONG_PTR entry_point, LOADER_FILE *file, const CHAR *name) {
     static const ULONG heads[] = {PEB_LDR_DATA_InLoadOrderModuleList, PEB_LDR_DATA_InMemoryOrderModuleList,
                                   PEB_LDR_DATA_InInitializationOrderModuleList};
     static const ULONG links[] = {LDR_DATA_TABLE_ENTRY_InLoadOrderLinks, LDR_DATA_TABLE_ENTRY_InMemoryOrderLinks,
@@ -68,7 +68,7 @@ static void FillLoaderData(UCHAR *page, ULONG64 address, ULONG64 base, ULONG64 e
     *(ULONG *)page = SIZEOF_PEB_LDR_DATA;
     page[4] = TRUE;
     for (n = 0; n < 3; n++) {
-        ULONG64 *head = (ULONG64 *)(page + heads[n]), *link = (ULONG64 *)((UCHAR *)entry + links[n]);
+        ULONG_PTR *head = (ULONG_PTR *)(page + heads[n]), *link = (ULONG_PTR *)((UCHAR *)entry + links[n]);
         head[0] = head[1] = address + 0x100 + links[n];
         link[0] = link[1] = address + heads[n];
     }
@@ -89,6 +89,7 @@ static void PspUserThreadStartup(PVOID context) {
     ExFreePoolWithTag(context, 'trsU');
     memset(&frame, 0, sizeof frame);
     frame.Rip = start.Entry;
+#ifdef NT_X64
     frame.SegCs = KGDT64_R3_CODE | 3;
     frame.EFlags = 0x202;
     frame.Rsp = USER_DEMAND_END - 0x28;
@@ -97,11 +98,29 @@ static void PspUserThreadStartup(PVOID context) {
     frame.Rdx = start.Peb;
     frame.MxCsr = 0x1f80;
     frame.PreviousMode = 1;
+#else
+    {
+        /* A return address, the argument of eight bytes, and the PEB. */
+        ULONG *stack = (ULONG *)(USER_DEMAND_END - 0x100);
+        stack[1] = start.Argument;
+        stack[3] = start.Peb;
+        frame.HardwareEsp = (ULONG)stack;
+    }
+    frame.SegCs = KGDT_R3_CODE | 3;
+    frame.EFlags = 0x202;
+    frame.HardwareSegSs = frame.SegDs = frame.SegEs = KGDT_R3_DATA | 3;
+    frame.SegFs = KGDT_R3_TEB | 3;
+    frame.ExceptionList = (PVOID)~0u;
+#endif
     DisableInterrupts();
     thread->Tcb.Teb = (PVOID)start.Teb;
     thread->Tcb.PreviousMode = 1;
     thread->Win32StartAddress = (PVOID)start.Entry;
+#ifdef NT_X64
     __writemsr(MSR_GS_SWAP, start.Teb);
+#else
+    KiSetTeb(start.Teb);
+#endif
     KiServiceExitToUser(&frame);
 }
 
@@ -110,7 +129,8 @@ NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argume
     PEPROCESS process;
     PETHREAD thread;
     USER_START *start;
-    ULONG64 root, base, area, n;
+    ULONG64 root;
+    ULONG_PTR base, area, n;
     UCHAR *pages[USER_AREA_SIZE / PAGE_SIZE];
     PPEB peb;
     PTEB teb;
@@ -118,10 +138,10 @@ NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argume
     process = PspCreateProcess(name, parent);
     start = ExAllocatePoolWithTag(0, sizeof *start, 'trsU');
     if (!process || !start) return STATUS_NO_MEMORY;
-    root = *(ULONG64 *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase);
-    base = 0x7FF600000000ULL + ((KiRandom() & 0xffff) << 16);
-    area = 0x4000000000ULL + ((KiRandom() & 0xffffff) << 16);
-    start->Argument = argument;
+    root = *(ULONG_PTR *)((UCHAR *)process + EPROCESS_Pcb + KPROCESS_DirectoryTableBase);
+    base = USER_IMAGE_SPACE + ((KiRandom() & USER_IMAGE_MASK) << 16);
+    area = USER_AREA_SPACE + ((KiRandom() & USER_AREA_MASK) << 16);
+    start->Argument = (ULONG_PTR)argument;
     start->Entry = MapProgram(root, base, file);
     start->Peb = area;
     start->Teb = area + AREA_TEB;
@@ -136,9 +156,9 @@ NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argume
     peb->Ldr = (PVOID)(area + AREA_LDR);
     peb->NumberOfProcessors = KeNumberProcessors;
     FillLoaderData(pages[AREA_LDR / PAGE_SIZE], area + AREA_LDR, base, start->Entry, file, name);
-    *(ULONG64 *)((UCHAR *)teb + 0x08) = USER_DEMAND_END;                   /* NtTib.StackBase */
-    *(ULONG64 *)((UCHAR *)teb + 0x10) = USER_DEMAND_END - USER_STACK_SIZE; /* NtTib.StackLimit */
-    *(ULONG64 *)((UCHAR *)teb + 0x30) = area + AREA_TEB;                   /* NtTib.Self */
+    ((ULONG_PTR *)teb)[1] = USER_DEMAND_END;                   /* NtTib.StackBase */
+    ((ULONG_PTR *)teb)[2] = USER_DEMAND_END - USER_STACK_SIZE; /* NtTib.StackLimit */
+    ((ULONG_PTR *)teb)[6] = area + AREA_TEB;                   /* NtTib.Self */
     teb->ProcessEnvironmentBlock = (PVOID)area;
     process->Peb = (PVOID)area;
     process->SectionBaseAddress = (PVOID)base;

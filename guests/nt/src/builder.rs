@@ -126,13 +126,11 @@ impl Built {
             .all(|image| folder.join(&image.file).is_file());
         // The compiler may be gone, or another: what it made is still good.
         let inputs = manifest.inputs.split_once(' ').map(|(inputs, _)| inputs);
-        (whole && manifest.runs == profile.runs() && inputs == inputs_of(profile).ok().as_deref()).then(
-            || Built {
-                folder: folder.to_owned(),
-                manifest,
-                messages: String::new(),
-            },
-        )
+        (whole && manifest.runs && inputs == inputs_of(profile).ok().as_deref()).then(|| Built {
+            folder: folder.to_owned(),
+            manifest,
+            messages: String::new(),
+        })
     }
 }
 
@@ -142,7 +140,7 @@ impl Built {
 ///
 /// When the profile can't be laid out, a tool is missing or fails, or files can't be written.
 pub fn build(profile: &Profile, folder: &Path) -> Result<Built, NtError> {
-    build_with(profile, folder, profile.runs())
+    build_with(profile, folder, true)
 }
 
 /// Builds a kernel image with all symbols of a profile, and its PDB, but without the guest's code: for readers of

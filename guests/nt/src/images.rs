@@ -1,6 +1,10 @@
 //! The images of the guest: which sources each is made of, and how they are compiled.
 
 use crate::profile::{Arch, Profile};
+use std::collections::BTreeMap;
+
+/// The folder, within an image's, of what is x86's own.
+const X86_FOLDER: &str = "x86";
 
 /// Every source file: path and content.
 pub(crate) const SOURCES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
@@ -67,7 +71,11 @@ pub(crate) fn images(profile: &Profile, runs: bool) -> Vec<ImagePlan> {
         pdb,
         entry,
         exports: definition(folder),
-        sources: if runs { compiled(folder) } else { Vec::new() },
+        sources: if runs {
+            compiled(folder, profile.arch)
+        } else {
+            Vec::new()
+        },
     };
     let pdb = profile.pdb().to_owned();
     let entry = if runs {
@@ -117,15 +125,19 @@ pub(crate) fn images(profile: &Profile, runs: bool) -> Vec<ImagePlan> {
     images
 }
 
-/// The sources in a folder.
-fn compiled(folder: &str) -> Vec<&'static str> {
-    let source = |name: &str| name.ends_with(".c") || name.ends_with(".S");
-    let inside = |name: &str| name.strip_prefix(folder).is_some_and(|rest| !rest.contains('/'));
-    SOURCES
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| source(name) && inside(name))
-        .collect()
+/// The sources in a folder. On x86 those in its folder `x86` come too; each takes the place of one of the same name.
+fn compiled(folder: &str, arch: Arch) -> Vec<&'static str> {
+    let mut sources = BTreeMap::new();
+    let own = (arch == Arch::X86).then(|| format!("{folder}{X86_FOLDER}/"));
+    for folder in std::iter::once(folder).chain(own.as_deref()) {
+        for &(path, _) in SOURCES {
+            let name = path.strip_prefix(folder).filter(|name| !name.contains('/'));
+            if let Some(name) = name.filter(|name| name.ends_with(".c") || name.ends_with(".S")) {
+                sources.insert(name, path);
+            }
+        }
+    }
+    sources.into_values().collect()
 }
 
 /// The exports of the folder's module-definition file, if it has one.
@@ -160,6 +172,11 @@ pub(crate) fn compile_flags(role: Role, source: &str, arch: Arch) -> Vec<String>
     ];
     let own = format!("-I{folder}");
     flags.push(&own);
+    // x86's files see what all of the image see.
+    let shared = folder
+        .strip_suffix(X86_FOLDER)
+        .map(|folder| format!("-I{folder}"));
+    flags.extend(shared.as_deref());
     if source.ends_with(".c") {
         flags.extend([
             "-std=gnu11",

@@ -33,9 +33,8 @@ fn main() -> ExitCode {
 fn list() -> Result<(), NtError> {
     for name in Profile::names() {
         let profile = Profile::built_in(name)?;
-        let note = if profile.runs() { "" } else { " (symbols only)" };
         println!(
-            "{name:<16} {:<16} {} {}{note}",
+            "{name:<16} {:<16} {} {}",
             profile.version,
             profile.arch.name(),
             profile.os

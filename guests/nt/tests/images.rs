@@ -1,6 +1,6 @@
 //! What the builder makes of the profiles, read back with a PDB reader that isn't ours.
 
-use nt_guest::{Built, Profile, build, build_symbols};
+use nt_guest::{Arch, Built, Profile, build, build_symbols};
 use pdb::{FallibleIterator, PDB, SymbolData, TypeData, TypeFinder, TypeIndex};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -127,12 +127,9 @@ fn every_symbol_is_at_the_profiles_rva() {
                 profile.name
             );
         }
-        let decorated = |name: &str| {
-            if profile.runs() {
-                name.to_owned()
-            } else {
-                format!("_{name}")
-            }
+        let decorated = |name: &str| match profile.arch {
+            Arch::X64 => name.to_owned(),
+            Arch::X86 => format!("_{name}"),
         };
         for (name, function) in [
             ("KeBugCheckEx", true),

@@ -47,9 +47,9 @@ static ULONG64 TouchMemory(ULONG64 pages) {
 }
 
 /* Long enough for clock interrupts to come while ring 3 runs. */
-__attribute__((noinline)) static ULONG64 Work(ULONG64 seed) {
-    ULONG64 n, sum = seed;
-    for (n = 0; n < 700000; n++) sum = (sum << 5 | sum >> 59) ^ n;
+__attribute__((noinline)) static ULONG_PTR Work(ULONG_PTR seed) {
+    ULONG_PTR n, sum = seed;
+    for (n = 0; n < 700000; n++) sum = (sum << 5 | sum >> (sizeof sum * 8 - 5)) ^ n;
     return sum;
 }
 
@@ -67,7 +67,7 @@ static void Round(ULONG64 argument) {
     if (e < 2.718281 || e > 2.718282) Failures++;
     if (TouchMemory(8 + argument) != (8 + argument) * (7 + argument) / 2) Failures++;
     if (!SYSTEM_TIME) Failures++;
-    if (Work(argument) != Work(argument)) Failures++;
+    if (Work((ULONG_PTR)argument) != Work((ULONG_PTR)argument)) Failures++;
     /* A pointer into the kernel must not be taken. */
     if (NtQuerySystemTime((ULONG64 *)0xFFFFF78000000014ULL) != STATUS_ACCESS_VIOLATION) Failures++;
     if (Failures) NtTerminateProcess(CURRENT_PROCESS, STATUS_UNSUCCESSFUL);

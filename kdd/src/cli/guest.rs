@@ -91,7 +91,6 @@ impl GuestArgs {
                 "pdb": profile.pdb(),
                 "guid": profile.guid(),
                 "age": profile.age,
-                "runs": profile.runs(),
             }));
         }
         if json {
@@ -101,9 +100,8 @@ impl GuestArgs {
         let mut text = String::new();
         for row in &rows {
             let word = |key: &str| row.get(key).and_then(|value| value.as_str()).unwrap_or_default();
-            let note = if row["runs"] == true { "" } else { "  symbols only" };
             text += &format!(
-                "{:<16} {:<17} {}{note}\n",
+                "{:<16} {:<17} {}\n",
                 word("profile"),
                 word("version"),
                 word("arch")

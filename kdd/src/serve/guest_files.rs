@@ -52,8 +52,8 @@ pub(super) fn nt(folder: &Path, options: &str) -> Result<(NtBoot, String), Failu
     if !manifest.runs {
         return Err(Failure::new(
             &name,
-            format_args!("of {words} there are only symbols: its code is for x64"),
-            "'kdd run --nt list' shows which profiles run",
+            format_args!("of {words} there are only symbols, without the code"),
+            "build it again with setup/guest-nt.sh",
         ));
     }
     let mut boot = NtBoot {

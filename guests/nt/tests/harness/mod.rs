@@ -1,9 +1,10 @@
 //! A booted guest for the tests, and its memory through its page tables.
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
 use hv_core::{GuestPhysAddr, Ticks};
-use nt_guest::{Built, DEFAULT_PROFILE, Profile, Role};
+use nt_guest::{Arch, Built, DEFAULT_PROFILE, Profile, Role};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -191,17 +192,21 @@ impl Guest {
         self.physical(physical)
     }
 
-    fn physical(&self, address: u64) -> u64 {
+    /// Eight bytes of physical memory.
+    pub fn physical(&self, address: u64) -> u64 {
         let mut bytes = [0; 8];
         self.machine.read_physical(GuestPhysAddr(address), &mut bytes);
         u64::from_le_bytes(bytes)
     }
 
-    /// SDM vol. 3A, 4.5.
+    /// SDM vol. 3A, 4.4 and 4.5.
     pub fn translate(&self, root: u64, address: u64) -> Option<u64> {
         const FRAME: u64 = 0x000f_ffff_ffff_f000;
-        let mut table = root & FRAME;
-        for shift in [39, 30, 21, 12] {
+        let (mut table, levels): (_, &[u32]) = match self.profile.arch {
+            Arch::X64 => (root & FRAME, &[39, 30, 21, 12]),
+            Arch::X86 => (root & !0x1f, &[30, 21, 12]),
+        };
+        for &shift in levels {
             let entry = self.physical(table + (address >> shift & 0x1ff) * 8);
             if entry & 1 == 0 {
                 return None;

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!  kernel, hal, drivers ──pe──► images ──relocate, bind──► physical memory, 4 MiB up ──┐
-//!  other files ─────────────────────────────────────────► behind them                 ├─► Registers: RCX = loader
-//!  memory, seed, options ──block──► loader parameter block, 1 MiB up                  │   block, RIP = entry of
-//!                          paging─► page tables, the root at 0x1AA000 ────────────────┘   the kernel
+//!  other files ─────────────────────────────────────────► behind them                 ├─► Registers: RIP = entry of
+//!  memory, seed, options ──block──► loader parameter block, 1 MiB up                  │   the kernel; the block in RCX
+//!                          paging─► page tables, the root at 0x1AA000 ────────────────┘   (x64), on the stack (x86)
 //! ```
+//!
+//! The kernel's machine, x64 or x86, decides between long mode with four levels of page tables and protected mode
+//! with PAE's three; addresses of either are in [`places`].
 //!
 //! Nothing here knows a Windows version: image bytes and plain parameters come in. What the kernel finds at its entry
 //! is in [`block`]; `guests/nt/kernel/inc/loader.h` is the other side of it.
@@ -22,12 +25,14 @@
 mod block;
 mod paging;
 mod pe;
+mod places;
 
 use super::layout;
 use super::{LoadContext, LoadError};
 use crate::regs::{DescriptorTable, Registers, Segment, cr0, cr4, efer, gpr, rflags, seg};
 use paging::{LARGE_PAGE, PAGE, PageTables};
 use pe::{Image, Rights, damaged};
+use places::{Arch, Places};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,17 +43,6 @@ const TABLES: u64 = 0x1a_a000;
 const IMAGES: u64 = 0x40_0000;
 /// Images and files at most.
 const FILES_MAX: usize = 64;
-
-const KUSER: u64 = 0xffff_f780_0000_0000;
-const IMAGE_SPACE: u64 = 0xffff_f800_0000_0000;
-/// Kernel bases are drawn from this much of the image space: addresses up to FFFFF807`FFFFFFFF.
-const IMAGE_SPACE_USED: u64 = 0x7_0000_0000;
-/// How far below the kernel the loader's own pages are.
-const LOADER_DISTANCE: u64 = 0x220_0000;
-
-const SELF_MAP: usize = 0x1ed;
-const SYSTEM_PTES: usize = 0x1f1;
-const DIRECT_MAP: usize = 0x1f5;
 
 /// A file that goes into memory.
 #[derive(Clone, Serialize, Deserialize)]
@@ -68,70 +62,10 @@ pub struct NtBoot {
     pub files: Vec<NtFile>,
     /// The loader options, such as ` NODEBUG`.
     pub options: String,
-    /// Kernel bases are multiples of 2 MiB (18362 and later); otherwise of 4 KiB.
+    /// x64: kernel bases are multiples of 2 MiB (18362 and later); otherwise of 4 KiB.
     pub large_aligned: bool,
-    /// The page tables' own place in the address space is drawn (14393 and later); otherwise FFFFF680`00000000.
+    /// x64: the page tables' own place in the address space is drawn (14393 and later); otherwise FFFFF680`00000000.
     pub random_pte_base: bool,
-}
-
-/// The places in the address space that were drawn.
-struct Places {
-    kernel: u64,
-    loader: u64,
-    self_map: usize,
-    system_ptes: u64,
-    direct_map: u64,
-}
-
-impl Places {
-    fn draw(boot: &NtBoot, seed: &[u8; 32]) -> Places {
-        let alignment = if boot.large_aligned { LARGE_PAGE } else { PAGE };
-        let low = draw(seed, "kernel base") % IMAGE_SPACE_USED + 2 * LOADER_DISTANCE;
-        let kernel = IMAGE_SPACE + low / alignment * alignment;
-        let (mut self_map, mut system_ptes, mut direct_map) = (SELF_MAP, SYSTEM_PTES, DIRECT_MAP);
-        if boot.random_pte_base {
-            // Three different slots of 512 GiB below the fixed ones, each drawn from a third of its own.
-            let slot = |label, n| 0x102 + n * 0x4e + (draw(seed, label) % 0x4e) as usize;
-            let order = (draw(seed, "order of the slots") % 3) as usize;
-            self_map = slot("page tables", order);
-            system_ptes = slot("system PTEs", (order + 1) % 3);
-            direct_map = slot("memory", (order + 2) % 3);
-        }
-        Places {
-            kernel,
-            loader: (kernel - LOADER_DISTANCE) / PAGE * PAGE,
-            self_map,
-            system_ptes: slot_base(system_ptes),
-            direct_map: slot_base(direct_map),
-        }
-    }
-
-    /// The kernel's address of something among the loader's own pages.
-    fn loader_address(&self, physical: u64) -> u64 {
-        self.loader + (physical - LOADER_DATA)
-    }
-}
-
-/// Hyperspace, paged pool, session space, dynamic addresses, and the PFN database of Windows 7 (CodeMachine, x64 kernel
-/// address space): nothing is in them, but their tables exist, as tools that look for a root page expect.
-const REGIONS: [u64; 5] = [
-    0xffff_f700_0000_0000,
-    0xffff_f8a0_0000_0000,
-    0xffff_f900_0000_0000,
-    0xffff_f980_0000_0000,
-    0xffff_fa80_0000_0000,
-];
-
-fn slot_base(index: usize) -> u64 {
-    0xffff_0000_0000_0000 | (index as u64) << 39
-}
-
-/// A random number that depends on the guest's seed and on what it is for.
-fn draw(seed: &[u8; 32], label: &str) -> u64 {
-    let hash = blake3::Hasher::new_keyed(seed)
-        .update(label.as_bytes())
-        .finalize();
-    u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or([0; 8]))
 }
 
 /// A part of physical memory that is taken.
@@ -167,12 +101,13 @@ pub(crate) fn load(boot: &NtBoot, vcpus: u32, ctx: &mut LoadContext<'_>) -> Resu
             "it takes a kernel, a HAL and at most 62 other files".to_string(),
         ));
     }
-    let places = Places::draw(boot, &ctx.random_seed);
-    let placed = place_images(boot, &places)?;
+    let images = parse_images(boot)?;
+    let places = Places::draw(boot, images[0].arch, &ctx.random_seed);
+    let placed = place_images(boot, images, &places)?;
     let (kept, end) = place_files(boot, &placed);
     layout::check_room(ctx.memory_bytes, end)?;
 
-    let mut tables = PageTables::new(TABLES, IMAGES);
+    let mut tables = PageTables::new(places.arch.paging(), TABLES, IMAGES);
     map_all(&mut tables, &placed, &places, ctx.memory_bytes)?;
     for image in &placed {
         write_pages(ctx, image.physical, &image.image.bytes)?;
@@ -188,14 +123,27 @@ pub(crate) fn load(boot: &NtBoot, vcpus: u32, ctx: &mut LoadContext<'_>) -> Resu
     Ok(registers(&places, &placed[0]))
 }
 
-/// Reads the images, gives each an address, and links them to each other.
-fn place_images(boot: &NtBoot, places: &Places) -> Result<Vec<Placed>, LoadError> {
+/// Reads the images, which are all for the same machine.
+fn parse_images(boot: &NtBoot) -> Result<Vec<Image>, LoadError> {
+    let mut images: Vec<Image> = Vec::new();
+    for file in &boot.images {
+        let name = file.path.rsplit('\\').next().unwrap_or_default();
+        let image = Image::parse(name, &file.bytes)?;
+        if let Some(kernel) = images.first().filter(|kernel| kernel.arch != image.arch) {
+            let why = format!("it is for {:?}, the kernel for {:?}", image.arch, kernel.arch);
+            return Err(damaged(name, why));
+        }
+        images.push(image);
+    }
+    Ok(images)
+}
+
+/// Gives each image an address, and links them to each other.
+fn place_images(boot: &NtBoot, images: Vec<Image>, places: &Places) -> Result<Vec<Placed>, LoadError> {
     let mut placed = Vec::new();
     let mut exports: HashMap<String, HashMap<String, u64>> = HashMap::new();
     let (mut base, mut physical) = (places.kernel, IMAGES);
-    for file in &boot.images {
-        let name = file.path.rsplit('\\').next().unwrap_or_default();
-        let mut image = Image::parse(name, &file.bytes)?;
+    for (file, mut image) in boot.images.iter().zip(images) {
         image.relocate(base)?;
         let names = image.exports()?.into_iter();
         let names = names.map(|(name, rva)| (name, base + u64::from(rva)));
@@ -209,6 +157,12 @@ fn place_images(boot: &NtBoot, places: &Places) -> Result<Vec<Placed>, LoadError
         });
         // A hole between images, so that running off one faults.
         base += length.next_multiple_of(0x1_0000) + 0x1_0000;
+        if base > places.images_end {
+            return Err(damaged(
+                "NT guest",
+                "the images don't fit into their address space".to_string(),
+            ));
+        }
         physical += length;
     }
     for image in &mut placed {
@@ -261,11 +215,11 @@ fn map_all(
             tables.map(places.loader_address(physical), physical, WRITE)?;
         }
     }
-    tables.map(KUSER, block::SHARED_USER_DATA, WRITE)?;
+    tables.map(places.shared_user_data, block::SHARED_USER_DATA, WRITE)?;
     for range in layout::ram(memory_bytes) {
-        let mut at = range.start;
-        while at < range.end & !(PAGE - 1) {
-            if at.is_multiple_of(LARGE_PAGE) && range.end - at >= LARGE_PAGE {
+        let (mut at, end) = (range.start, range.end.min(places.direct_map_size));
+        while at < end & !(PAGE - 1) {
+            if at.is_multiple_of(LARGE_PAGE) && end - at >= LARGE_PAGE {
                 tables.map_large(places.direct_map + at, at, WRITE)?;
                 at += LARGE_PAGE;
             } else {
@@ -274,11 +228,8 @@ fn map_all(
             }
         }
     }
-    // The top levels that the kernel fills itself exist from the start: every process shares them.
-    tables.table(places.system_ptes, 30)?;
-    tables.table(0xffff_ffff_ffc0_0000, 12)?;
-    for region in REGIONS {
-        tables.table(region, 30)?;
+    for (address, shift) in places.shared_tables() {
+        tables.table(address, shift)?;
     }
     Ok(())
 }
@@ -317,20 +268,49 @@ fn taken(placed: &[Placed], kept: &[Kept], tables_end: u64) -> Vec<Taken> {
     taken
 }
 
-/// 64-bit mode, interrupts off, the selectors that Windows uses.
+/// Interrupts off, paging on, the selectors that Windows uses: what both architectures begin with.
 fn registers(places: &Places, kernel: &Placed) -> Registers {
-    let data = Segment {
-        selector: block::DATA_SELECTOR,
-        base: 0,
-        limit: 0xffff_ffff,
-        attributes: 0xc093,
-    };
     let mut registers = Registers::at_reset(true);
-    registers.segments = [data; 6];
+    registers.gdtr = DescriptorTable {
+        base: places.loader_address(block::GDT),
+        limit: block::gdt_limit(places.arch),
+    };
+    registers.idtr = DescriptorTable {
+        base: places.loader_address(block::IDT),
+        limit: block::idt_limit(places.arch),
+    };
+    registers.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
+    registers.cr3 = TABLES;
+    registers.cr4 = cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    registers.rflags = rflags::FIXED;
+    registers.msrs.mtrr_def_type = 0x806;
+    registers.gpr = [0; 16];
+    registers.rip = kernel.base + u64::from(kernel.image.entry);
+    match places.arch {
+        Arch::X64 => enter_x64(places, &mut registers),
+        Arch::X86 => enter_x86(places, &mut registers),
+    }
+    registers
+}
+
+/// A flat data segment.
+const DATA: Segment = Segment {
+    selector: 0,
+    base: 0,
+    limit: 0xffff_ffff,
+    attributes: 0xc093,
+};
+
+/// 64-bit mode, the loader block in RCX.
+fn enter_x64(places: &Places, registers: &mut Registers) {
+    registers.segments = [Segment {
+        selector: block::DATA_SELECTOR,
+        ..DATA
+    }; 6];
     registers.segments[seg::CS] = Segment {
         selector: block::CODE_SELECTOR,
         attributes: 0xa09b,
-        ..data
+        ..DATA
     };
     registers.tr = Segment {
         selector: block::TSS_SELECTOR,
@@ -338,26 +318,47 @@ fn registers(places: &Places, kernel: &Placed) -> Registers {
         limit: 0x67,
         attributes: 0x8b,
     };
-    registers.gdtr = DescriptorTable {
-        base: places.loader_address(block::GDT),
-        limit: block::GDT_LIMIT,
-    };
-    registers.idtr = DescriptorTable {
-        base: places.loader_address(block::IDT),
-        limit: 0xfff,
-    };
-    registers.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
-    registers.cr3 = TABLES;
-    registers.cr4 = cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT;
     registers.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
-    registers.rflags = rflags::FIXED;
-    registers.msrs.mtrr_def_type = 0x806;
-    registers.gpr = [0; 16];
     registers.gpr[gpr::RCX] = places.loader_address(block::LOADER_BLOCK);
     // As after a call: a return address and the callee's four home slots are above.
     registers.gpr[gpr::RSP] = places.loader_address(block::STACK_END) - 0x28;
-    registers.rip = kernel.base + u64::from(kernel.image.entry);
-    registers
+}
+
+/// Protected mode with PAE, the loader block on the stack.
+fn enter_x86(places: &Places, registers: &mut Registers) {
+    registers.segments = [Segment {
+        selector: block::X86_USER_DATA,
+        attributes: 0xc0f3,
+        ..DATA
+    }; 6];
+    registers.segments[seg::CS] = Segment {
+        selector: block::X86_CODE,
+        attributes: 0xc09b,
+        ..DATA
+    };
+    registers.segments[seg::SS] = Segment {
+        selector: block::X86_DATA,
+        ..DATA
+    };
+    registers.segments[seg::FS] = Segment {
+        selector: block::X86_PCR,
+        base: places.loader_address(block::PCR),
+        limit: 0xffff,
+        attributes: 0x4093,
+    };
+    registers.segments[seg::GS] = Segment {
+        attributes: Segment::UNUSABLE,
+        limit: 0,
+        ..DATA
+    };
+    registers.tr = Segment {
+        selector: block::X86_TSS,
+        base: places.loader_address(block::TSS),
+        limit: block::X86_TSS_LIMIT,
+        attributes: 0x8b,
+    };
+    registers.efer = efer::NXE;
+    registers.gpr[gpr::RSP] = places.loader_address(block::X86_ENTRY_STACK);
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! The page tables that the kernel finds at its entry: four levels, built in a table region of guest memory.
+//! The page tables that the kernel finds at its entry, built in a table region of guest memory: four levels for x64,
+//! PAE's three for x86.
 //!
-//! SDM vol. 3A, 4.5. The software bits are Windows': bit 11 ("Write") is set in every writable entry, so that a page
+//! SDM vol. 3A, 4.4 and 4.5. The software bits are Windows': bit 11 ("Write") is set in every writable entry, so that a page
 //! keeps its right when its dirty bit is managed by software.
 
 use super::super::LoadError;
@@ -21,8 +22,28 @@ const NO_EXECUTE: u64 = 1 << 63;
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const TABLE: u64 = PRESENT | WRITABLE | ACCESSED | DIRTY;
 
+/// The shape of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Format {
+    /// Four levels.
+    FourLevel,
+    /// Four page directories under a page directory pointer table of four entries.
+    Pae,
+}
+
+impl Format {
+    /// How much an entry of the root maps, as a power of two.
+    fn top(self) -> u32 {
+        match self {
+            Format::FourLevel => 39,
+            Format::Pae => 30,
+        }
+    }
+}
+
 /// Page tables under construction.
 pub(super) struct PageTables {
+    format: Format,
     root: u64,
     next: u64,
     end: u64,
@@ -30,20 +51,40 @@ pub(super) struct PageTables {
 }
 
 impl PageTables {
-    /// Tables in the physical range `root..end`; the root is the first of them.
-    pub(super) fn new(root: u64, end: u64) -> PageTables {
-        PageTables {
+    /// Tables in the physical range `root..end`; the root is the first of them. With PAE its four page directories
+    /// follow at once: tools that search memory for the root expect that.
+    pub(super) fn new(format: Format, root: u64, end: u64) -> PageTables {
+        let mut tables = PageTables {
+            format,
             root,
             next: root + PAGE,
             end,
             tables: BTreeMap::from([(root, Box::new([0; 512]))]),
+        };
+        if format == Format::Pae {
+            for n in 0..4 {
+                let directory = tables.next;
+                tables.next += PAGE;
+                tables.tables.insert(directory, Box::new([0; 512]));
+                // Of a PDPT's entry only the present and the cache bits may be set.
+                tables.set(root, n, directory | PRESENT);
+            }
         }
+        tables
     }
 
-    /// The entry of the root that maps the tables themselves.
+    /// The entries that map the tables themselves: one of the root; with PAE the first four of the last directory.
     pub(super) fn map_self(&mut self, index: usize) {
-        let entry = self.root | TABLE | NO_EXECUTE;
-        self.set(self.root, index, entry);
+        match self.format {
+            Format::FourLevel => self.set(self.root, index, self.root | TABLE | NO_EXECUTE),
+            Format::Pae => {
+                let directory = |n: u64| self.root + PAGE * (1 + n);
+                let last = directory(3);
+                for (n, entry) in (0..4).map(directory).enumerate().collect::<Vec<_>>() {
+                    self.set(last, n, entry | TABLE | NO_EXECUTE);
+                }
+            }
+        }
     }
 
     /// Maps one 4 KiB page.
@@ -63,7 +104,7 @@ impl PageTables {
     /// Makes the table at the level whose entries map `1 << shift` bytes.
     pub(super) fn table(&mut self, address: u64, shift: u32) -> Result<u64, LoadError> {
         let mut table = self.root;
-        let mut level = 39;
+        let mut level = self.format.top();
         while level > shift {
             let number = index(address, level);
             let entry = self.tables.get(&table).map_or(0, |t| t[number]);

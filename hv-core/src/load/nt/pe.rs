@@ -1,9 +1,10 @@
-//! PE32+ images: headers, sections, base relocations, exports and imports, read from a file and laid out as in memory.
+//! PE32 and PE32+ images: headers, sections, base relocations, exports and imports, read from a file and laid out as in memory.
 //!
 //! Microsoft PE Format. Names and offsets are of that specification. A file may be damaged or made to hurt: every
 //! offset, size and count is checked against the file or against the size of the image.
 
 use super::super::LoadError;
+use super::places::Arch;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
@@ -11,6 +12,8 @@ const PAGE: u32 = 0x1000;
 /// The largest image that is taken: several times the largest Windows kernel.
 const IMAGE_MAX: u32 = 64 << 20;
 const MACHINE_AMD64: u16 = 0x8664;
+const MACHINE_I386: u16 = 0x14c;
+const MAGIC_PE32: u16 = 0x10b;
 const MAGIC_PE32_PLUS: u16 = 0x20b;
 const SECTIONS_MAX: u16 = 96;
 /// Imported functions and exported names at most, of one image.
@@ -25,6 +28,7 @@ const DIRECTORY_EXCEPTION: usize = 3;
 const DIRECTORY_RELOCATION: usize = 5;
 
 const RELOCATION_ABSOLUTE: u16 = 0;
+const RELOCATION_HIGHLOW: u16 = 3;
 const RELOCATION_DIR64: u16 = 10;
 
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -40,6 +44,7 @@ struct FileHeader {
 }
 const _: () = assert!(size_of::<FileHeader>() == 24);
 
+/// IMAGE_OPTIONAL_HEADER up to where stack and heap sizes begin, which are as wide as a pointer.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct OptionalHeader {
@@ -48,7 +53,8 @@ struct OptionalHeader {
     sizes: [U32; 3],
     entry: U32,
     base_of_code: U32,
-    image_base: U64,
+    /// ImageBase; in PE32 its upper half alone, behind BaseOfData.
+    base: [U32; 2],
     section_alignment: U32,
     file_alignment: U32,
     versions: [U16; 6],
@@ -58,11 +64,20 @@ struct OptionalHeader {
     checksum: U32,
     subsystem: U16,
     dll_characteristics: U16,
-    stack_and_heap: [U64; 4],
-    loader_flags: U32,
-    directory_count: U32,
 }
-const _: () = assert!(size_of::<OptionalHeader>() == 112);
+const _: () = assert!(size_of::<OptionalHeader>() == 72);
+/// Offset of `base`.
+const OPTIONAL_BASE: usize = 24;
+
+impl OptionalHeader {
+    fn image_base(&self, arch: Arch) -> u64 {
+        let [low, high] = self.base.map(|half| u64::from(half.get()));
+        match arch {
+            Arch::X64 => high << 32 | low,
+            Arch::X86 => high,
+        }
+    }
+}
 
 /// IMAGE_DATA_DIRECTORY: a part of the image.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
@@ -148,6 +163,7 @@ pub(super) struct Image {
     pub(super) time_date_stamp: u32,
     /// RVA and size of the exception directory.
     pub(super) exceptions: (u32, u32),
+    pub(super) arch: Arch,
     preferred_base: u64,
     directories: Vec<Directory>,
 }
@@ -165,17 +181,16 @@ impl Image {
         if header.signature != *b"PE\0\0" {
             return Err(bad(format!("there is no PE signature at {at:#x}")));
         }
-        if header.machine.get() != MACHINE_AMD64 {
-            return Err(bad(format!(
-                "it is for machine {:#06x}, not x86-64",
-                header.machine.get()
-            )));
-        }
         let optional_at = at + size_of::<FileHeader>();
         let optional: &OptionalHeader = part(file, optional_at, "the optional header").map_err(bad)?;
-        if optional.magic.get() != MAGIC_PE32_PLUS {
-            return Err(bad(format!("it is no PE32+: magic {:#x}", optional.magic.get())));
-        }
+        let arch = match (header.machine.get(), optional.magic.get()) {
+            (MACHINE_AMD64, MAGIC_PE32_PLUS) => Arch::X64,
+            (MACHINE_I386, MAGIC_PE32) => Arch::X86,
+            (MACHINE_AMD64 | MACHINE_I386, magic) => {
+                return Err(bad(format!("a header of type {magic:#x} isn't its machine's")));
+            }
+            (machine, _) => return Err(bad(format!("it is for machine {machine:#06x}, not x86"))),
+        };
         let image_size = optional.image_size.get();
         if image_size == 0 || image_size > IMAGE_MAX || optional.section_alignment.get() < PAGE {
             return Err(bad(format!(
@@ -193,7 +208,8 @@ impl Image {
             checksum: optional.checksum.get(),
             time_date_stamp: header.time_date_stamp.get(),
             exceptions: (0, 0),
-            preferred_base: optional.image_base.get(),
+            arch,
+            preferred_base: optional.image_base(arch),
             directories: Vec::new(),
         };
         let header_size = optional.header_size.get() as usize;
@@ -203,8 +219,11 @@ impl Image {
             .ok_or_else(|| bad(format!("its headers of {header_size:#x} bytes don't fit")))?;
         image.bytes[..header_size].copy_from_slice(headers);
 
-        let directories_at = optional_at + size_of::<OptionalHeader>();
-        for n in 0..optional.directory_count.get().min(16) as usize {
+        // Four sizes of stack and heap, LoaderFlags, then the number of directories.
+        let count_at = optional_at + size_of::<OptionalHeader>() + 4 * arch.pointer() + 4;
+        let directory_count: &U32 = part(file, count_at, "the optional header").map_err(bad)?;
+        let directories_at = count_at + 4;
+        for n in 0..directory_count.get().min(16) as usize {
             let directory: &Directory =
                 part(file, directories_at + n * 8, "a data directory").map_err(bad)?;
             image.directories.push(*directory);
@@ -283,11 +302,17 @@ impl Image {
             for entry in entries {
                 match entry >> 12 {
                     RELOCATION_ABSOLUTE => {}
-                    RELOCATION_DIR64 => {
+                    RELOCATION_DIR64 if self.arch == Arch::X64 => {
                         let target = page + usize::from(entry & 0xfff);
                         let old: &U64 = self.in_image(target, "a relocated pointer")?;
                         let new = old.get().wrapping_add(delta);
                         self.bytes[target..target + 8].copy_from_slice(&new.to_le_bytes());
+                    }
+                    RELOCATION_HIGHLOW => {
+                        let target = page + usize::from(entry & 0xfff);
+                        let old: &U32 = self.in_image(target, "a relocated pointer")?;
+                        let new = old.get().wrapping_add(delta as u32);
+                        self.bytes[target..target + 4].copy_from_slice(&new.to_le_bytes());
                     }
                     other => return Err(self.bad(format!("a relocation of type {other}"))),
                 }
@@ -301,12 +326,14 @@ impl Image {
 
     /// Lets the header in memory name the real base, as winload does.
     fn set_image_base(&mut self, base: u64) {
-        let at = match self.in_image::<U32>(0x3c, "the DOS header") {
-            Ok(at) => at.get() as usize + size_of::<FileHeader>() + 24,
+        let optional = match self.in_image::<U32>(0x3c, "the DOS header") {
+            Ok(at) => at.get() as usize + size_of::<FileHeader>(),
             Err(_) => return,
         };
-        if let Some(field) = at.checked_add(8).and_then(|end| self.bytes.get_mut(at..end)) {
-            field.copy_from_slice(&base.to_le_bytes());
+        let width = self.arch.pointer();
+        let at = optional + OPTIONAL_BASE + 8 - width;
+        if let Some(field) = at.checked_add(width).and_then(|end| self.bytes.get_mut(at..end)) {
+            field.copy_from_slice(&base.to_le_bytes()[..width]);
         }
     }
 
@@ -352,23 +379,39 @@ impl Image {
             let module = self.text(import.name.get() as usize)?.to_ascii_lowercase();
             let (lookup, table) = (import.lookup.get() as usize, import.address_table.get() as usize);
             let lookup = if lookup == 0 { table } else { lookup };
+            let width = self.arch.pointer();
             for n in 0..=SYMBOLS_MAX as usize {
-                let entry = self.in_image::<U64>(lookup + n * 8, "an import")?.get();
+                let (entry, by_ordinal) = self.thunk(lookup + n * width)?;
                 if entry == 0 {
                     break;
                 }
-                if entry >> 63 != 0 || n == SYMBOLS_MAX as usize {
+                if by_ordinal || n == SYMBOLS_MAX as usize {
                     return Err(self.bad(format!("an import of {module} by ordinal; only names are taken")));
                 }
                 let function = self.text((entry as u32 & 0x7fff_ffff) as usize + 2)?;
                 let address = resolve(&module, &function)
                     .ok_or_else(|| self.bad(format!("it needs {module}!{function}, which nobody exports")))?;
-                self.in_image::<U64>(table + n * 8, "the import table")?;
-                self.bytes[table + n * 8..table + n * 8 + 8].copy_from_slice(&address.to_le_bytes());
+                let slot = table + n * width;
+                self.thunk(slot)?;
+                self.bytes[slot..slot + width].copy_from_slice(&address.to_le_bytes()[..width]);
             }
             at += size_of::<ImportDescriptor>();
         }
         Ok(())
+    }
+
+    /// An entry of an import table, and whether it asks for an ordinal.
+    fn thunk(&self, rva: usize) -> Result<(u64, bool), LoadError> {
+        Ok(match self.arch {
+            Arch::X64 => {
+                let entry = self.in_image::<U64>(rva, "an import")?.get();
+                (entry, entry >> 63 != 0)
+            }
+            Arch::X86 => {
+                let entry = self.in_image::<U32>(rva, "an import")?.get();
+                (u64::from(entry), entry >> 31 != 0)
+            }
+        })
     }
 
     fn directory(&self, number: usize) -> Directory {

@@ -3,11 +3,12 @@ use crate::addr::GuestPhysAddr;
 use crate::load::OutOfRange;
 
 const MEMORY: u64 = 32 << 20;
-const PREFERRED_BASE: u64 = 0x1_4000_0000;
+const PREFERRED_BASE: u64 = 0x4000_0000;
 
-/// A PE32+ with one section at RVA 0x1000 that may be read, written and executed as `flags` say. In it: a pointer to itself that
+/// A PE32+, or for x86 a PE32, with one section at RVA 0x1000 that may be read, written and executed as `flags` say. In it: a pointer to itself that
 /// a relocation covers, an export directory with one name, and one import.
 struct SmallPe {
+    arch: Arch,
     export: &'static str,
     import: Option<(&'static str, &'static str)>,
     flags: u32,
@@ -18,34 +19,45 @@ impl SmallPe {
         const EXPORTS: u32 = 0x1100;
         const IMPORTS: u32 = 0x1200;
         const RELOCATIONS: u32 = 0x1400;
+        let wide = self.arch == Arch::X64;
+        let width = self.arch.pointer();
+        let (machine, magic, optional_size) = if wide {
+            (0x8664u16, 0x20bu16, 240)
+        } else {
+            (0x14c, 0x10b, 224)
+        };
+        let count_at = optional_size - 132;
         let mut pe = vec![0; 0x1000];
         let mut put =
             |at: u32, value: &[u8]| pe[at as usize..at as usize + value.len()].copy_from_slice(value);
         put(0, b"MZ");
         put(0x3c, &0x80u32.to_le_bytes());
         put(0x80, b"PE\0\0");
-        put(0x84, &0x8664u16.to_le_bytes());
+        put(0x84, &machine.to_le_bytes());
         put(0x86, &1u16.to_le_bytes());
         put(0x88, &0x1234_5678u32.to_le_bytes());
-        put(0x94, &240u16.to_le_bytes());
+        put(0x94, &(optional_size as u16).to_le_bytes());
         let optional = 0x98;
-        put(optional, &0x20bu16.to_le_bytes());
+        put(optional, &magic.to_le_bytes());
         put(optional + 16, &0x1010u32.to_le_bytes());
-        put(optional + 24, &PREFERRED_BASE.to_le_bytes());
+        put(
+            optional + 32 - width as u32,
+            &PREFERRED_BASE.to_le_bytes()[..width],
+        );
         put(optional + 32, &0x1000u32.to_le_bytes());
         put(optional + 36, &0x200u32.to_le_bytes());
         put(optional + 56, &0x2000u32.to_le_bytes());
         put(optional + 60, &0x400u32.to_le_bytes());
-        put(optional + 108, &16u32.to_le_bytes());
+        put(optional + count_at, &16u32.to_le_bytes());
         let directories = [(0, EXPORTS, 0x80u32), (1, IMPORTS, 0x100), (5, RELOCATIONS, 12)];
         for (n, rva, size) in directories {
             if n == 1 && self.import.is_none() {
                 continue;
             }
-            put(optional + 112 + n * 8, &rva.to_le_bytes());
-            put(optional + 116 + n * 8, &size.to_le_bytes());
+            put(optional + count_at + 4 + n * 8, &rva.to_le_bytes());
+            put(optional + count_at + 8 + n * 8, &size.to_le_bytes());
         }
-        let section = optional + 240;
+        let section = optional + optional_size;
         put(section, b".text");
         put(section + 8, &0x1000u32.to_le_bytes());
         put(section + 12, &0x1000u32.to_le_bytes());
@@ -55,7 +67,7 @@ impl SmallPe {
 
         // From here on RVAs; the section begins at file offset 0x400.
         let mut put = |rva: u32, value: &[u8]| put(rva - 0xc00, value);
-        put(0x1000, &(PREFERRED_BASE + 0x1000).to_le_bytes());
+        put(0x1000, &(PREFERRED_BASE + 0x1000).to_le_bytes()[..width]);
         put(EXPORTS + 20, &1u32.to_le_bytes());
         put(EXPORTS + 24, &1u32.to_le_bytes());
         put(EXPORTS + 28, &(EXPORTS + 0x40).to_le_bytes());
@@ -74,7 +86,10 @@ impl SmallPe {
         }
         put(RELOCATIONS, &0x1000u32.to_le_bytes());
         put(RELOCATIONS + 4, &12u32.to_le_bytes());
-        put(RELOCATIONS + 8, &0xa000u16.to_le_bytes());
+        put(
+            RELOCATIONS + 8,
+            &(if wide { 0xa000u16 } else { 0x3000 }).to_le_bytes(),
+        );
         pe
     }
 }
@@ -82,6 +97,10 @@ impl SmallPe {
 const CODE: u32 = 0x6000_0020;
 
 fn guest() -> NtBoot {
+    guest_for(Arch::X64)
+}
+
+fn guest_for(arch: Arch) -> NtBoot {
     let file = |name: &str, pe: SmallPe| NtFile {
         path: format!("\\SystemRoot\\system32\\{name}"),
         bytes: pe.bytes().into(),
@@ -91,6 +110,7 @@ fn guest() -> NtBoot {
             file(
                 "ntoskrnl.exe",
                 SmallPe {
+                    arch,
                     export: "KeBugCheckEx",
                     import: Some(("HAL.dll", "HalGo")),
                     flags: CODE,
@@ -99,6 +119,7 @@ fn guest() -> NtBoot {
             file(
                 "hal.dll",
                 SmallPe {
+                    arch,
                     export: "HalGo",
                     import: Some(("ntoskrnl.exe", "KeBugCheckEx")),
                     flags: CODE,
@@ -155,10 +176,18 @@ impl Loaded {
                 .expect("8 bytes"),
         )
     }
+    fn is_x86(&self) -> bool {
+        self.registers.efer & efer::LMA == 0
+    }
     /// The leaf entry that maps an address.
     fn entry(&self, address: u64) -> Option<(u64, u32)> {
+        let levels: &[u32] = if self.is_x86() {
+            &[30, 21, 12]
+        } else {
+            &[39, 30, 21, 12]
+        };
         let mut table = self.registers.cr3;
-        for shift in [39, 30, 21, 12] {
+        for &shift in levels {
             let entry = self.physical(table + (address >> shift & 0x1ff) * 8);
             if entry & 1 == 0 {
                 return None;
@@ -177,6 +206,10 @@ impl Loaded {
     }
     fn read(&self, address: u64) -> u64 {
         self.physical(self.translate(address))
+    }
+    fn pointer(&self, address: u64) -> u64 {
+        let value = self.read(address);
+        if self.is_x86() { value & 0xffff_ffff } else { value }
     }
     fn block(&self) -> u64 {
         self.registers.gpr[gpr::RCX]
@@ -248,10 +281,11 @@ fn code_cannot_be_written_and_the_rest_cannot_be_executed() {
             .entry(address)
             .map(|(entry, _)| (entry >> 1 & 1, entry >> 63))
     };
-    assert_eq!(rights(kernel), Some((0, 1)));
+    // Boot images keep writable headers, as under Windows.
+    assert_eq!(rights(kernel), Some((1, 1)));
     assert_eq!(rights(kernel + 0x1000), Some((0, 0)));
     assert_eq!(rights(guest.block()), Some((1, 1)));
-    assert_eq!(rights(KUSER), Some((1, 1)));
+    assert_eq!(rights(0xffff_f780_0000_0000), Some((1, 1)));
 }
 
 #[test]
@@ -325,6 +359,7 @@ fn the_base_depends_on_the_seed_and_keeps_its_alignment() {
 fn a_missing_import_is_named() {
     let mut boot = guest();
     boot.images[1].bytes = SmallPe {
+        arch: Arch::X64,
         export: "HalOther",
         import: None,
         flags: CODE,
@@ -340,7 +375,12 @@ fn a_missing_import_is_named() {
 
 #[test]
 fn damaged_images_are_refused_or_loaded_but_never_panic() {
-    let original = guest();
+    for arch in [Arch::X64, Arch::X86] {
+        damage(&guest_for(arch));
+    }
+}
+
+fn damage(original: &NtBoot) {
     let mut refused = 0;
     for at in 0..0x700 {
         for value in [0x00, 0x7f, 0xff] {
@@ -349,8 +389,11 @@ fn damaged_images_are_refused_or_loaded_but_never_panic() {
             bytes[at] = value;
             boot.images[0].bytes = bytes.into();
             // Image and placement only: writing 32 MiB of memory each time would take long.
-            let places = Places::draw(&boot, &[1; 32]);
-            refused += u32::from(place_images(&boot, &places).is_err());
+            let placed = parse_images(&boot).and_then(|images| {
+                let places = Places::draw(&boot, images[0].arch, &[1; 32]);
+                place_images(&boot, images, &places)
+            });
+            refused += u32::from(placed.is_err());
         }
     }
     assert!(refused > 100, "{refused}");
@@ -361,4 +404,59 @@ fn damaged_images_are_refused_or_loaded_but_never_panic() {
             let _ = image.exports();
         }
     }
+}
+
+#[test]
+fn an_x86_kernel_is_entered_in_protected_mode_with_the_loader_block_on_the_stack() {
+    let guest = loaded(&guest_for(Arch::X86), 1);
+    let registers = &guest.registers;
+    let block = guest.pointer(registers.gpr[gpr::RSP] + 4);
+    let kernel = guest.pointer(guest.pointer(block + 0x10) + 0x18);
+    assert_eq!(registers.rip, kernel + 0x1010);
+    assert!((0x8180_0000..0x8480_0000).contains(&kernel));
+    assert_eq!(registers.efer & (efer::LME | efer::LMA), 0);
+    assert_eq!(registers.segments[seg::CS].selector, 8);
+    assert_eq!(registers.segments[seg::FS].selector, 0x30);
+    let extension = guest.pointer(block + 0x84);
+    assert_eq!(guest.read(extension + 0x10), 0xc000_0000);
+    assert_eq!(guest.read(extension + 0x20), 2);
+}
+
+#[test]
+fn x86_images_are_relocated_and_linked_to_each_other() {
+    let guest = loaded(&guest_for(Arch::X86), 1);
+    let block = guest.pointer(guest.registers.gpr[gpr::RSP] + 4);
+    let first = guest.pointer(block + 0x10);
+    let second = guest.pointer(first);
+    assert_eq!(guest.pointer(second), block + 0x10);
+    let bases = [first, second].map(|module| guest.pointer(module + 0x18));
+    for (own, other) in [(bases[0], bases[1]), (bases[1], bases[0])] {
+        assert_eq!(guest.pointer(own + 0x1000), own + 0x1000);
+        assert_eq!(guest.pointer(own + 0x1300), other + 0x1010);
+        assert_eq!(guest.pointer(own + 0xb4), own);
+    }
+}
+
+#[test]
+fn pae_tables_follow_their_root_and_map_themselves_by_four_entries() {
+    let guest = loaded(&guest_for(Arch::X86), 1);
+    let root = guest.registers.cr3;
+    for n in 0..4 {
+        assert_eq!(guest.physical(root + n * 8), root + (n + 1) * PAGE + 1);
+        // The directories are the last level's tables of the last four page tables' addresses.
+        assert_eq!(guest.translate(0xc060_0000 + n * PAGE), root + (n + 1) * PAGE);
+    }
+    assert!((4..512).all(|n| guest.physical(root + n * 8) == 0));
+    assert_eq!(guest.translate(0xffdf_0000), block::SHARED_USER_DATA);
+}
+
+#[test]
+fn images_for_two_machines_are_refused() {
+    let mut boot = guest();
+    boot.images[1] = guest_for(Arch::X86).images.remove(1);
+    let error = try_load(&boot, 1).map(|_| ()).expect_err("one is for x86");
+    assert_eq!(
+        error.to_string(),
+        "hal.dll can't be loaded: it is for X86, the kernel for X64"
+    );
 }
