@@ -255,17 +255,27 @@ impl Types {
                 .filter(|other| other > offset)
                 .min();
             let room = next.unwrap_or(size) - offset;
+            // Integers and arrays of them reach to the next field at most: some grew over the versions.
+            let limit = |ctype: &CType| {
+                if self.is_integer(ctype) {
+                    room
+                } else {
+                    size - offset
+                }
+            };
             let ctype = match ctype {
-                // An integer reaches to the next field at most: some grew over the versions.
-                Some(ctype)
-                    if self.size_of(ctype)
-                        <= if self.is_integer(ctype) {
-                            room
-                        } else {
-                            size - offset
-                        } =>
-                {
-                    ctype.clone()
+                Some(ctype) if self.size_of(ctype) <= limit(ctype) => ctype.clone(),
+                Some(CType {
+                    base,
+                    count: Some(count),
+                    ..
+                }) if self.size_of(&CType::parse(base)) <= room => {
+                    let count = (room / self.size_of(&CType::parse(base)).max(1)).min(*count);
+                    CType {
+                        base: base.clone(),
+                        pointer: false,
+                        count: Some(count),
+                    }
                 }
                 // Also where what it should be doesn't fit.
                 _ => match room {
