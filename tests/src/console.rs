@@ -25,6 +25,13 @@ impl Console<'_> {
         }
     }
 
+    /// From now on: what has appeared before isn't waited for.
+    #[must_use]
+    pub fn from_now(mut self) -> Self {
+        self.at = self.output.len();
+        self
+    }
+
     /// Types text as it is; a line ends with `\r`.
     #[track_caller]
     pub fn types(&mut self, text: &str) {

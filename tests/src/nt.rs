@@ -52,7 +52,8 @@ pub struct NtProcess {
 /// The guest of a profile, with so many CPUs. `None`, and it is said, where it can't be built.
 #[track_caller]
 pub fn nt_guest(profile: &str, cpus: u32) -> Option<&'static NtGuest> {
-    static GUESTS: Mutex<Vec<(String, &OnceLock<Option<NtGuest>>)>> = Mutex::new(Vec::new());
+    type Known = (String, &'static OnceLock<Option<NtGuest>>);
+    static GUESTS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
     let name = format!("{profile}-{cpus}");
     let cell = {
         let mut guests = GUESTS.lock().unwrap_or_else(|error| panic!("{error}"));
@@ -79,11 +80,10 @@ impl NtGuest {
         let cpus = cpus.to_string();
         let mut service = Service::run(&["--nt", &profile.name, "--cpus", &cpus, "--memory", "128M"]);
         let mut console = service.console();
-        for command in ["lm\r", "ps\r"] {
+        for command in ["lm\r", "ps\r", ""] {
             console.shows(PROMPT, BOOT_LIMIT);
             console.types(command);
         }
-        console.shows(PROMPT, BOOT_LIMIT);
         let state = kept(&format!("nt-{name}.state"));
         service
             .kdd(&["save".as_ref(), "vm".as_ref(), state.as_os_str()])

@@ -109,7 +109,7 @@ pub fn in_memory(told: &Told, address: u64, ours: u32, theirs: u32) -> Option<&'
         let access = address % 8 == 4 && theirs & 0x9000 == 0x9000;
         (access && ours == theirs | 0x100).then_some(ACCESSED)
     } else if told.pointers.contains(&address) {
-        let low = address % 8 == 0 && theirs == ours | 0x20;
+        let low = address.is_multiple_of(8) && theirs == ours | 0x20;
         low.then_some("PAE (SDM vol. 3A, table 4-8): page-directory pointers have no accessed bit")
     } else if told.stacks.contains(&address) {
         if ours == theirs | rflags::RF as u32 {

@@ -339,7 +339,7 @@ fn connections_cut_anywhere_leave_a_running_guest_and_no_breakpoint() {
         );
     }
     until("the guest to run", || service.state("vm").0 == "running");
-    let mut console = service.console();
+    let mut console = service.console().from_now();
     console.types("user\r");
     console.shows("system calls", tests::LIMIT);
     lives(&mut service);

@@ -2,6 +2,7 @@
 //! kernel), from the images' files, and from what the guest's own console says; never from what kdd says.
 
 mod memory;
+mod profiles;
 mod run;
 mod sessions;
 mod target;
@@ -62,7 +63,7 @@ fn tick(address: u64) -> String {
 /// The guest lives: its console answers.
 #[track_caller]
 pub(super) fn lives(service: &mut Service) {
-    let mut console = service.console();
+    let mut console = service.console().from_now();
     console.types("stat\r");
     console.shows("clock ticks ", LIMIT);
     console.shows("nt> ", LIMIT);

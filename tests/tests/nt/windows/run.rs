@@ -36,10 +36,10 @@ fn a_breakpoint_in_a_system_call_is_hit_and_left() {
     engine.run("bc *");
     nothing_wrong(&engine);
     engine.detach();
-    service.console().shows("system calls", LIMIT);
+    service.console().shows(" system calls, ", LIMIT);
     lives(&mut service);
     // The guest sums its own code up again and again.
-    let mut console = service.console();
+    let mut console = service.console().from_now();
     console.types("sum\r");
     console.shows("changes 0", LIMIT);
     assert!(guest.base() > 0);

@@ -39,7 +39,7 @@ fn a_killed_one_leaves_no_breakpoint_and_a_running_guest() {
     engine.begin("g");
     lives(&mut service);
     engine.kill();
-    let mut console = service.console();
+    let mut console = service.console().from_now();
     console.types("user\r");
     console.shows("system calls", tests::LIMIT);
     lives(&mut service);
