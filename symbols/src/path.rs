@@ -231,7 +231,7 @@ mod tests {
         };
         assert_eq!(
             path("SRV*/near*/far*http://server/store/").elements,
-            [expected.clone()]
+            std::slice::from_ref(&expected)
         );
         assert_eq!(
             path("symsrv*symsrv.dll*/near*/far*http://server/store").elements,
