@@ -126,7 +126,8 @@ impl Api {
         self as u32
     }
 
-    /// Whether it names the processor that it is about. Others come with whatever the host had in that field.
+    /// Whether it names the processor that it is about. Others come with whatever the host had in that field: DbgEng
+    /// 10.0.15063 puts 0 there in its MSR requests, also after `~1s`, and means the processor that stopped last.
     pub const fn is_per_processor(self) -> bool {
         matches!(
             self,
@@ -135,8 +136,6 @@ impl Api {
                 | Api::ReadControlSpace
                 | Api::WriteControlSpace
                 | Api::SwitchProcessor
-                | Api::ReadMsr
-                | Api::WriteMsr
                 | Api::GetContextEx
                 | Api::SetContextEx
         )

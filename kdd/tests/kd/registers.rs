@@ -188,6 +188,30 @@ fn msrs_are_read_and_written_as_by_their_instructions() {
 }
 
 #[test]
+fn msrs_are_those_of_the_processor_that_was_switched_to() {
+    let guest = TestGuest::running(2);
+    let mut host = Host::attach(&guest);
+    let lstar = |host: &mut Host, api: Api, value: u32| {
+        let mut header = Manipulate::request(api, 0);
+        header.set(&Msr {
+            msr: 0xc000_0082.into(),
+            low: value.into(),
+            high: 0.into(),
+        });
+        let answer = host.ask(&header, &[]);
+        assert_eq!(answer.status(), NtStatus::SUCCESS);
+        answer.header.get::<Msr>().low.get()
+    };
+    lstar(&mut host, Api::WriteMsr, 0x1000);
+    host.send(&Manipulate::request(Api::SwitchProcessor, 1), &[]);
+    assert_eq!(host.stop().change.processor.get(), 1);
+    lstar(&mut host, Api::WriteMsr, 0x2000);
+    assert_eq!(lstar(&mut host, Api::ReadMsr, 0), 0x2000);
+    assert_eq!(guest.registers(0).msrs.lstar, 0x1000);
+    assert_eq!(guest.registers(1).msrs.lstar, 0x2000);
+}
+
+#[test]
 fn a_trap_flag_of_the_host_steps_and_is_never_the_guests() {
     let guest = TestGuest::running(1);
     let mut host = Host::attach(&guest);
