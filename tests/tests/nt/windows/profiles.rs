@@ -2,7 +2,15 @@
 
 use super::{lives, nothing_wrong, options, tick};
 use nt_guest::{Arch, Profile};
-use tests::{Engine, has_engine, nt_guest};
+use tests::{Engine, NtGuest, has_engine, nt_guest};
+
+/// An address as the engine prints it.
+fn shown(guest: &NtGuest, address: u64) -> String {
+    match guest.profile.arch {
+        Arch::X86 => format!("{address:08x}"),
+        Arch::X64 => tick(address),
+    }
+}
 
 /// Attaches to a guest of a profile, looks, breaks, and leaves.
 fn is_known(name: &str) {
@@ -15,20 +23,23 @@ fn is_known(name: &str) {
     let version = engine.run("vertarget");
     let build = format!(" Kernel Version {} ", guest.profile.build());
     assert!(version.contains(&build), "{name}: {version}");
-    let base = format!("Kernel base = 0x{} ", tick(guest.base()));
+    let base = format!("Kernel base = 0x{} ", shown(guest, guest.base()));
     assert!(version.contains(&base), "{name}: {version}");
     // Two of the profiles have few addresses.
     for symbol in ["PsLoadedModuleList", "KeBugCheckEx"] {
         if guest.profile.rvas.contains_key(symbol) {
             let found = engine.run(&format!("x nt!{symbol}"));
-            assert!(found.starts_with(&tick(guest.symbol(symbol))), "{name}: {found}");
+            assert!(
+                found.starts_with(&shown(guest, guest.symbol(symbol))),
+                "{name}: {found}"
+            );
         }
     }
     engine.run(".reload");
     let modules = engine.run("lm");
     for module in guest.modules() {
         assert!(
-            modules.contains(&tick(module.base)),
+            modules.contains(&shown(guest, module.base)),
             "{name}: {module:?}:\n{modules}"
         );
     }
@@ -45,25 +56,38 @@ fn is_known(name: &str) {
     lives(&mut service);
 }
 
-/// Long, since each guest is built first.
-#[test]
-#[ignore = "long"]
-fn every_64_bit_kernel_is_known() {
-    let profiles = Profile::names().filter(|name| {
-        let profile = Profile::built_in(name).unwrap_or_else(|error| panic!("{error}"));
-        profile.arch == Arch::X64
-    });
-    let mut wrong = Vec::new();
-    for name in profiles {
-        if let Err(why) = std::panic::catch_unwind(|| is_known(name)) {
-            let why = why.downcast_ref::<String>().cloned().unwrap_or_default();
-            wrong.push(format!("{name}: {why}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+macro_rules! known {
+    ($($test:ident $profile:literal;)*) => {
+        const TESTED: &[&str] = &[$($profile),*];
+        $(
+            #[test]
+            fn $test() {
+                is_known($profile);
+            }
+        )*
+    };
+}
+
+known! {
+    windows_7 "win7-x64";
+    windows_8 "win8-x64";
+    windows_8_1 "win81-x64";
+    windows_10_1607 "win10-1607-x64";
+    windows_10_1809 "win10-1809-x64";
+    windows_10_1903 "win10-1903-x64";
+    windows_10_2004 "win10-19041-x64";
+    windows_11_21h2 "win11-22000-x64";
+    windows_11_22h2 "win11-22621-x64";
+    windows_server_2022 "win2022-x64";
+    windows_7_32_bit "win7-x86";
+    windows_10_32_bit "win10-x86";
 }
 
 #[test]
-fn windows_7_is_known() {
-    is_known("win7-x64");
+fn every_profile_has_its_test() {
+    let mut tested = TESTED.to_vec();
+    let mut names: Vec<&str> = Profile::names().collect();
+    tested.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(tested, names);
 }
