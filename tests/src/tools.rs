@@ -15,12 +15,14 @@ pub struct Guest {
 /// The kernel of another version, in the cache folder.
 pub const SECOND_KERNEL: &str = "linux-second/vmlinuz";
 
-/// The binary under test: beside the folder of the test executable.
+/// The binary under test: beside the folder of the test executable, or beside the bench.
 #[track_caller]
 pub fn kdd() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
-    let folder = test.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let path = folder.join("kdd");
+    let mut folders = test.ancestors().skip(1).take(2).map(|folder| folder.join("kdd"));
+    let path = folders
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| PathBuf::from("kdd"));
     assert!(
         path.is_file(),
         "{} is not there: build it first, as setup/test.sh does",

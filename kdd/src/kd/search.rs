@@ -3,6 +3,7 @@
 use super::guest::Guest;
 use super::reply::Reply;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
+use memchr::memmem;
 use protocol::manipulate::{Fill, Manipulate, Search, fill};
 use protocol::status::NtStatus;
 
@@ -44,27 +45,28 @@ fn find(
     }
     let last = start.0.saturating_add(length - 1);
     let overlap = pattern.len() - 1;
-    // What is left of the bytes before, where they are adjacent.
-    let mut window: Vec<u8> = Vec::with_capacity(CHUNK + overlap);
+    let finder = memmem::Finder::new(pattern);
+    // Begins with what is left of the bytes before, where they are adjacent.
+    let mut window = vec![0; CHUNK + overlap];
+    let mut carried = 0;
     let mut at = start.0;
     let mut searched = 0;
     for _ in 0..MOST_PIECES {
         let wanted = (last - at).saturating_add(1).min(CHUNK as u64) as usize;
-        let carried = window.len();
-        window.resize(carried + wanted, 0);
-        let got = guest.read_virtual(GuestVirtAddr(at), &mut window[carried..]);
-        window.truncate(carried + got);
-        if let Some(index) = window.windows(pattern.len()).position(|bytes| bytes == pattern) {
+        let got = guest.read_virtual(GuestVirtAddr(at), &mut window[carried..carried + wanted]);
+        let filled = carried + got;
+        if let Some(index) = finder.find(&window[..filled]) {
             let base = at.wrapping_sub(carried as u64);
             return Ok(Some(GuestVirtAddr(base.wrapping_add(index as u64))));
         }
         searched += got as u64;
         let next = if got == wanted {
-            window.drain(..window.len() - overlap.min(window.len()));
+            carried = overlap.min(filled);
+            window.copy_within(filled - carried..filled, 0);
             at.checked_add(got as u64)
         } else {
             // From the hole that ended this piece to what is behind it.
-            window.clear();
+            carried = 0;
             let hole = GuestVirtAddr(at.saturating_add(got as u64));
             let space = guest.space(hole);
             match guest.target.region(space, hole) {

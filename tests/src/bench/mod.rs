@@ -15,6 +15,7 @@ mod fork;
 mod gdb;
 mod guest;
 mod idle;
+mod kd;
 mod loops;
 mod program;
 mod report;
@@ -33,7 +34,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 7] = [
+const ROWS: [(&str, Row); 8] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -41,6 +42,7 @@ const ROWS: [(&str, Row); 7] = [
     ("loops", loops::run),
     ("fork", fork::run),
     ("idle", idle::run),
+    ("kd", kd::run),
 ];
 
 /// Runs the rows that are named, or all.
