@@ -97,8 +97,12 @@ pub async fn listen_with(
     Ok(Endpoint { address, _keep: keep })
 }
 
-/// Binds a socket that only its owner can use. One that a dead service left behind is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+/// Binds a socket that only its owner can use, for debuggers of any protocol. One that a dead service left behind is
+/// replaced.
+///
+/// # Errors
+/// The path is in use or can't be made.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             std::fs::remove_file(path)?;

@@ -8,12 +8,10 @@ mod pty;
 use super::kernel::Recogniser;
 use super::session::KdSession;
 use crate::parse::{KdAddress, ListenAddress};
+use gdb_bridge::server::bind_unix;
 use introspect::Target;
 use pty::Pty;
-use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -104,27 +102,6 @@ fn spawn(address: &KdAddress, task: impl Future<Output = io::Result<()>> + Send 
             tracing::error!(address = %at, %error, "no kernel debugger can attach any more");
         }
     });
-}
-
-/// Binds a socket that only its owner can use. One that a dead service left behind is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
-    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
-/// Whether `path` is a socket that nobody listens at.
-fn is_stale(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    let refused = std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    is_socket && refused
 }
 
 enum Listener {
