@@ -18,15 +18,19 @@
 //! used is an error then, and not the end of the process.
 
 mod bytes;
+mod domain;
 mod error;
 mod image;
+mod open;
 mod output;
 mod pages;
 mod source;
 
 pub use bytes::FileBytes;
+pub use domain::DumpDomain;
 pub use error::Error;
 pub use image::{Absent, Description, Format, Image, Problem};
+pub use open::open;
 pub use output::{NewFile, Sink, Stream};
 pub use pages::{PAGE_SIZE, Page, PageRange, Pfn};
 pub use source::{Ignore, Observer, Source, Written};
