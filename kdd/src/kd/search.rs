@@ -6,11 +6,14 @@ use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use memchr::memmem;
 use protocol::manipulate::{Fill, Manipulate, Search, fill};
 use protocol::status::NtStatus;
+use std::ops::ControlFlow;
 
 /// Bytes that one search looks at; a host waits less than half a second.
 const MOST_SEARCHED: u64 = 256 << 20;
 /// Pages and holes that one search goes through.
 const MOST_PIECES: u32 = 1 << 16;
+/// Bytes that one piece holds at most, and a multiple of what it is aligned to: as much as a large page.
+const PIECE: u64 = 2 << 20;
 /// Bytes that one request fills.
 const MOST_FILLED: u64 = 64 << 20;
 const CHUNK: usize = 1 << 16;
@@ -44,29 +47,47 @@ fn find(
         return Err(NtStatus::INVALID_PARAMETER);
     }
     let last = start.0.saturating_add(length - 1);
-    let overlap = pattern.len() - 1;
-    let finder = memmem::Finder::new(pattern);
-    // Begins with what is left of the bytes before, where they are adjacent.
-    let mut window = vec![0; CHUNK + overlap];
-    let mut carried = 0;
+    let mut scan = Scan::new(pattern);
+    let mut buffer = Vec::new();
     let mut at = start.0;
     let mut searched = 0;
     for _ in 0..MOST_PIECES {
-        let wanted = (last - at).saturating_add(1).min(CHUNK as u64) as usize;
-        let got = guest.read_virtual(GuestVirtAddr(at), &mut window[carried..carried + wanted]);
-        let filled = carried + got;
-        if let Some(index) = finder.find(&window[..filled]) {
-            let base = at.wrapping_sub(carried as u64);
-            return Ok(Some(GuestVirtAddr(base.wrapping_add(index as u64))));
+        let mut wanted = (last - at).saturating_add(1).min(PIECE - at % PIECE) as usize;
+        let from = GuestVirtAddr(at);
+        let mut found = None;
+        let got = if guest.shows_otherwise(from, wanted) {
+            wanted = wanted.min(CHUNK);
+            buffer.resize(wanted, 0);
+            let got = guest.read_virtual(from, &mut buffer);
+            found = scan.take(&buffer[..got]);
+            got
+        } else {
+            let space = guest.space(from);
+            let mut look = |bytes: &[u8]| {
+                found = scan.take(bytes);
+                if found.is_some() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            guest
+                .target
+                .visit_virtual(space, from, wanted, &mut look)
+                .unwrap_or(0)
+        };
+        if let Some(back) = found {
+            // So far before the end of what was looked at.
+            return Ok(Some(GuestVirtAddr(
+                at.wrapping_add(got as u64).wrapping_sub(back as u64),
+            )));
         }
         searched += got as u64;
         let next = if got == wanted {
-            carried = overlap.min(filled);
-            window.copy_within(filled - carried..filled, 0);
             at.checked_add(got as u64)
         } else {
             // From the hole that ended this piece to what is behind it.
-            carried = 0;
+            scan.forget();
             let hole = GuestVirtAddr(at.saturating_add(got as u64));
             let space = guest.space(hole);
             match guest.target.region(space, hole) {
@@ -85,6 +106,52 @@ fn find(
     }
     tracing::info!("a search of {length:#x} bytes from {start} is given up at {at:#x}");
     Err(NtStatus::UNSUCCESSFUL)
+}
+
+/// Looks for a pattern in bytes that come in pieces.
+struct Scan<'p> {
+    finder: memmem::Finder<'p>,
+    /// The last bytes that came, one less than the pattern has.
+    tail: Vec<u8>,
+    overlap: usize,
+}
+
+impl<'p> Scan<'p> {
+    fn new(pattern: &'p [u8]) -> Scan<'p> {
+        Scan {
+            finder: memmem::Finder::new(pattern),
+            tail: Vec::new(),
+            overlap: pattern.len().saturating_sub(1),
+        }
+    }
+
+    /// Takes the bytes that follow those before. How far before their end the first occurrence begins.
+    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
+        let before = self.tail.len();
+        let seam = bytes.len().min(self.overlap);
+        self.tail.extend_from_slice(&bytes[..seam]);
+        if before > 0
+            && let Some(index) = self.finder.find(&self.tail)
+        {
+            return Some(before + bytes.len() - index);
+        }
+        if let Some(index) = self.finder.find(bytes) {
+            return Some(bytes.len() - index);
+        }
+        if bytes.len() >= self.overlap {
+            self.tail.clear();
+            self.tail.extend_from_slice(&bytes[bytes.len() - self.overlap..]);
+        } else {
+            let old = self.tail.len().saturating_sub(self.overlap);
+            self.tail.drain(..old);
+        }
+        None
+    }
+
+    /// What comes next doesn't follow what came before.
+    fn forget(&mut self) {
+        self.tail.clear();
+    }
 }
 
 /// FillMemory.
@@ -126,4 +193,31 @@ pub(super) fn fill(guest: &mut Guest, mut header: Manipulate, data: &[u8], reply
         NtStatus::UNSUCCESSFUL
     };
     reply.finish(header, status, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_first_occurrence_is_found_however_the_bytes_are_cut(
+            bytes in prop::collection::vec(0u8..3, 0..200),
+            pattern in prop::collection::vec(0u8..3, 1..7),
+            cuts in prop::collection::vec(1usize..9, 1..200),
+        ) {
+            let mut scan = Scan::new(&pattern);
+            let (mut at, mut found) = (0, None);
+            for cut in cuts.iter().cycle() {
+                let end = (at + cut).min(bytes.len());
+                found = scan.take(&bytes[at..end]).map(|back| end - back);
+                at = end;
+                if found.is_some() || at == bytes.len() {
+                    break;
+                }
+            }
+            prop_assert_eq!(found, memmem::find(&bytes, &pattern));
+        }
+    }
 }
