@@ -2,8 +2,8 @@
 
 use super::guest::Guest;
 use super::reply::Reply;
+use super::scan::Scan;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
-use memchr::memmem;
 use protocol::manipulate::{Fill, Manipulate, Search, fill};
 use protocol::status::NtStatus;
 use std::ops::ControlFlow;
@@ -108,52 +108,6 @@ fn find(
     Err(NtStatus::UNSUCCESSFUL)
 }
 
-/// Looks for a pattern in bytes that come in pieces.
-struct Scan<'p> {
-    finder: memmem::Finder<'p>,
-    /// The last bytes that came, one less than the pattern has.
-    tail: Vec<u8>,
-    overlap: usize,
-}
-
-impl<'p> Scan<'p> {
-    fn new(pattern: &'p [u8]) -> Scan<'p> {
-        Scan {
-            finder: memmem::Finder::new(pattern),
-            tail: Vec::new(),
-            overlap: pattern.len().saturating_sub(1),
-        }
-    }
-
-    /// Takes the bytes that follow those before. How far before their end the first occurrence begins.
-    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        let before = self.tail.len();
-        let seam = bytes.len().min(self.overlap);
-        self.tail.extend_from_slice(&bytes[..seam]);
-        if before > 0
-            && let Some(index) = self.finder.find(&self.tail)
-        {
-            return Some(before + bytes.len() - index);
-        }
-        if let Some(index) = self.finder.find(bytes) {
-            return Some(bytes.len() - index);
-        }
-        if bytes.len() >= self.overlap {
-            self.tail.clear();
-            self.tail.extend_from_slice(&bytes[bytes.len() - self.overlap..]);
-        } else {
-            let old = self.tail.len().saturating_sub(self.overlap);
-            self.tail.drain(..old);
-        }
-        None
-    }
-
-    /// What comes next doesn't follow what came before.
-    fn forget(&mut self) {
-        self.tail.clear();
-    }
-}
-
 /// FillMemory.
 pub(super) fn fill(guest: &mut Guest, mut header: Manipulate, data: &[u8], reply: &mut Reply) {
     let mut request: Fill = header.get();
@@ -193,31 +147,4 @@ pub(super) fn fill(guest: &mut Guest, mut header: Manipulate, data: &[u8], reply
         NtStatus::UNSUCCESSFUL
     };
     reply.finish(header, status, 0);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_first_occurrence_is_found_however_the_bytes_are_cut(
-            bytes in prop::collection::vec(0u8..3, 0..200),
-            pattern in prop::collection::vec(0u8..3, 1..7),
-            cuts in prop::collection::vec(1usize..9, 1..200),
-        ) {
-            let mut scan = Scan::new(&pattern);
-            let (mut at, mut found) = (0, None);
-            for cut in cuts.iter().cycle() {
-                let end = (at + cut).min(bytes.len());
-                found = scan.take(&bytes[at..end]).map(|back| end - back);
-                at = end;
-                if found.is_some() || at == bytes.len() {
-                    break;
-                }
-            }
-            prop_assert_eq!(found, memmem::find(&bytes, &pattern));
-        }
-    }
 }
