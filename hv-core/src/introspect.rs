@@ -395,6 +395,19 @@ pub trait ReadRegisters {
     /// # Errors
     /// [`Error::NoVcpu`].
     fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<Option<u64>>;
+    /// Where the kernel is, if that is known from elsewhere than the registers: a crash dump's header may tell.
+    fn kernel_hint(&self) -> Option<KernelHint> {
+        None
+    }
+}
+
+/// Where a guest's kernel is said to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelHint {
+    /// The root of page tables that map it.
+    pub root: GuestPhysAddr,
+    /// An address inside its image.
+    pub address: GuestVirtAddr,
 }
 
 /// Writes vCPU state of a paused domain.
