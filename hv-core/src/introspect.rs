@@ -21,6 +21,7 @@
 
 use crate::addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 use crate::regs::Registers;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Why an introspection call failed.
@@ -317,8 +318,59 @@ pub trait ReadMemory {
     /// # Errors
     /// [`Error::NoMemory`] with the bytes done before the first absent one; those are valid in `buffer`.
     fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()>;
+    /// Shows `length` bytes from `address` on, in order and in pieces of any size, until `visit` breaks off: whoever
+    /// only looks at them needs no copy where memory lies in this process. The guest may be kept from running
+    /// meanwhile, so a call had better be about a few megabytes, and `visit` must not call the domain.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] behind the bytes before the first absent one, which are shown.
+    fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        copy_to_visitor(self, address, length, visit)
+    }
     /// The RAM and ROM of the domain, in rising order.
     fn memory_regions(&self) -> Vec<MemoryRegion>;
+}
+
+/// Bytes that are read at once for a visitor of memory that isn't there to be looked at.
+const VISIT_BUFFER: usize = 1 << 16;
+
+/// [`ReadMemory::visit_physical`] by reading.
+fn copy_to_visitor<M: ReadMemory + ?Sized>(
+    memory: &M,
+    address: GuestPhysAddr,
+    length: usize,
+    visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; length.min(VISIT_BUFFER)];
+    let mut before = 0;
+    while before < length {
+        let part = &mut buffer[..VISIT_BUFFER.min(length - before)];
+        let read = memory.read_physical(address.wrapping_add(before as u64), part);
+        let got = match &read {
+            Ok(()) => part.len(),
+            Err(Error::NoMemory { done, .. }) => (*done).min(part.len()),
+            Err(_) => 0,
+        };
+        if got > 0 && visit(&part[..got]).is_break() {
+            return Ok(());
+        }
+        read.map_err(|error| match error {
+            Error::NoMemory { domain, address, .. } => Error::NoMemory {
+                domain,
+                address,
+                done: before + got,
+                wanted: length,
+            },
+            error => error,
+        })?;
+        before += got;
+    }
+    Ok(())
 }
 
 /// Writes guest-physical memory; code that changes is seen by the vCPUs at once.

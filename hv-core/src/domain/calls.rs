@@ -9,6 +9,7 @@ use crate::introspect::{
 };
 use crate::regs::Registers;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,6 +50,16 @@ impl ReadMemory for Domain {
     fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
         let done = self.control.lock_guest().read_physical(address, buffer);
         self.all_done(address, done, buffer.len())
+    }
+    fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let guest = self.control.lock_guest();
+        let end = guest.visit_physical(address, length, visit);
+        self.all_done(address, end.unwrap_or(length), length)
     }
     fn memory_regions(&self) -> Vec<MemoryRegion> {
         self.control.lock_guest().memory_regions()

@@ -8,6 +8,7 @@ use crate::engine::mmu::{PHYSICAL_BITS, is_canonical};
 use crate::introspect::{MemoryRegion, PageRights, PortWidth};
 use crate::memory::Backing;
 use crate::regs::{Registers, cr0, cr4, efer, rflags, seg};
+use std::ops::ControlFlow;
 
 /// A register value that the architecture doesn't allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,16 @@ impl Machine {
     /// Reads RAM and ROM; returns the bytes done.
     pub fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> usize {
         self.bus.memory.read(address, buffer)
+    }
+
+    /// Shows RAM and ROM page by page, until `visit` breaks off. If memory ends before that: the bytes that were shown.
+    pub fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Option<usize> {
+        self.bus.memory.visit(address, length, visit)
     }
 
     /// Writes RAM; returns the bytes done. Changed code is seen at once.

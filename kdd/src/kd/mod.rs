@@ -32,6 +32,7 @@ mod prints;
 mod reply;
 mod requests;
 mod run;
+mod scan;
 mod search;
 pub mod server;
 mod services;
