@@ -18,8 +18,13 @@
 //! used is an error then, and not the end of the process.
 
 mod bytes;
+mod copy;
+pub mod elf;
 mod error;
+#[cfg(test)]
+mod fake;
 mod image;
+pub mod linux;
 mod output;
 mod pages;
 mod source;
