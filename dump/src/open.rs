@@ -11,7 +11,10 @@ struct Reader {
 }
 
 /// The readers, in the order in which they are asked.
-const READERS: &[Reader] = &[];
+const READERS: &[Reader] = &[Reader {
+    is_it: crate::elf::is_elf,
+    open: |bytes| Ok(Box::new(crate::elf::open(bytes)?)),
+}];
 
 /// Opens a dump, whatever its format.
 ///
