@@ -8,7 +8,6 @@ static ULONG64 KdpUnused[64];
 CHAR KdPrintDefaultCircularBuffer[0x1000];
 PVOID KdPrintCircularBufferPtr = KdPrintDefaultCircularBuffer;
 
-static const CHAR BuildLab[] = NT_BUILD_LAB;
 
 /* An address as 64 bits: sign-extended. */
 #define WIDEN(address) ((ULONG64)(INT64)(LONG_PTR)(address))
@@ -171,10 +170,6 @@ void KdInitSystem(void) {
     DBGKD_GET_VERSION64 *version = (DBGKD_GET_VERSION64 *)&KdVersionBlock;
     UCHAR *bytes = (UCHAR *)block;
 
-    memcpy(NtBuildLab, BuildLab, sizeof BuildLab);
-#ifdef HAVE_SYMBOL_NtBuildLabEx
-    memcpy(NtBuildLabEx, BuildLab, sizeof BuildLab);
-#endif
     CmNtCSDVersion = NT_CSD_VERSION;
     PsNtosImageBase = __ImageBase;
     KdDebuggerNotPresent = TRUE;
