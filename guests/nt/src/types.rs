@@ -388,17 +388,23 @@ fn usual(profile: &Profile, wanted: &mut Wanted) {
             return;
         };
         let end = offset + field_size_hint(name, field, profile.arch);
-        let is_free = fields.iter().all(|(other, &start)| {
-            start >= end || start + field_size(profile, name, other) <= offset
-        });
+        let is_free = fields
+            .iter()
+            .all(|(other, &start)| start >= end || start + field_size(profile, name, other) <= offset);
         if end <= *size && is_free {
             fields.entry(field.to_owned()).or_insert(offset);
         }
     };
-    for (field, offset) in ["OSMajorVersion", "OSMinorVersion", "OSBuildNumber"].into_iter().zip(versions) {
+    for (field, offset) in ["OSMajorVersion", "OSMinorVersion", "OSBuildNumber"]
+        .into_iter()
+        .zip(versions)
+    {
         add("_PEB", field, offset);
     }
-    let vad_root = profile.structs.get("_EPROCESS").and_then(|fields| fields.get("VadRoot"));
+    let vad_root = profile
+        .structs
+        .get("_EPROCESS")
+        .and_then(|fields| fields.get("VadRoot"));
     if let Some(before) = vad_root.and_then(|at| at.checked_sub(4)) {
         add("_EPROCESS", "ExitStatus", before);
     }
