@@ -79,6 +79,8 @@ pub struct KdSession {
     pub(super) rebooting: bool,
     /// Another debugger's stops were noted since the guest was resumed.
     pub(super) noted: bool,
+    /// A break-in came at a report of a module, which hosts let pass by themselves: the guest stops once more.
+    pub(super) break_wanted: bool,
 }
 
 /// What the host takes the guest to be doing.
@@ -136,6 +138,7 @@ impl KdSession {
             given_back: None,
             rebooting: false,
             noted: false,
+            break_wanted: false,
         }
     }
 
@@ -213,6 +216,8 @@ impl KdSession {
     }
 
     fn break_in(&mut self, now: Instant) {
+        // A kernel that waits for its host there keeps the break-in for later.
+        self.break_wanted |= self.state == State::Stopped && self.may_lapse;
         match self.state {
             State::Running | State::Stepping(..) => self.stop(now),
             // A host that has asked something knows that the guest is stopped.
