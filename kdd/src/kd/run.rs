@@ -83,6 +83,7 @@ impl KdSession {
     fn finish_stop(&mut self, report: Report, now: Instant) {
         self.table
             .remove_in(report.address, report.length.max(MAX_STREAM));
+        self.break_wanted &= self.may_lapse;
         self.report = report.payload;
         self.state = State::Stopped;
         self.asked = false;
@@ -132,9 +133,12 @@ impl KdSession {
             self.say(&why, now);
             return self.report_break(self.guest.current, now);
         }
+        let break_wanted = std::mem::take(&mut self.break_wanted);
         if std::mem::take(&mut self.ending) {
             self.link.restart();
             self.awaited = Some(Awaited::Kernel);
+        } else if break_wanted && !trace {
+            return self.report_break(self.guest.current, now);
         }
         self.noted = false;
         self.install();

@@ -82,6 +82,8 @@ pub struct KdSession {
     pub(super) noted: bool,
     /// What the guest asks the host, while it waits for the answer.
     pub(super) question: Option<Question>,
+    /// A break-in came at a report of a module, which hosts let pass by themselves: the guest stops once more.
+    pub(super) break_wanted: bool,
 }
 
 /// What the host takes the guest to be doing.
@@ -142,6 +144,7 @@ impl KdSession {
             rebooting: false,
             noted: false,
             question: None,
+            break_wanted: false,
         }
     }
 
@@ -226,6 +229,8 @@ impl KdSession {
     }
 
     fn break_in(&mut self, now: Instant) {
+        // A kernel that waits for its host there keeps the break-in for later.
+        self.break_wanted |= self.state == State::Stopped && self.may_lapse;
         match self.state {
             State::Running | State::Stepping(..) => self.stop(now),
             // A host that has asked something knows that the guest is stopped.
