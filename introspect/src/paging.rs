@@ -3,7 +3,10 @@
 //! A mode is a row of levels from the root down, each with the name of its entries and the part of the address
 //! that indexes it. [`walk::Walker`] goes down one; its length bounds every walk, whatever the tables hold.
 
+mod reach;
 pub(crate) mod walk;
+
+pub use reach::{KernelHalf, PageTables};
 
 use hv_core::regs::{Registers, cr0, cr4, efer};
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
