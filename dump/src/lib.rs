@@ -23,6 +23,7 @@ mod image;
 mod output;
 mod pages;
 mod source;
+pub mod windows;
 
 pub use bytes::FileBytes;
 pub use error::Error;
