@@ -33,6 +33,7 @@ mod processor;
 mod release;
 mod report;
 mod space;
+pub mod state;
 mod system;
 #[cfg(test)]
 mod tests;
