@@ -46,7 +46,6 @@ impl Linux {
     }
 
     /// A number of VMCOREINFO.
-    #[allow(dead_code)]
     pub(super) fn number(&self, name: &'static str) -> Result<u64, Unknown> {
         self.vmcoreinfo
             .as_ref()

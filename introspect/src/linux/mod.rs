@@ -23,6 +23,7 @@ mod in_memory;
 mod layout;
 mod learn;
 mod log;
+mod pages;
 mod space;
 mod vmcoreinfo;
 
@@ -32,6 +33,7 @@ pub use error::{Error, NotLinux, Unknown};
 pub use image::KernelImage;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
+pub use pages::{PageKind, PageKinds};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::paging::PagingMode;

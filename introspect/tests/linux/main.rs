@@ -3,4 +3,5 @@
 
 mod crash;
 mod guest;
+mod pages;
 mod recognise;
