@@ -18,9 +18,14 @@
 //! used is an error then, and not the end of the process.
 
 mod bytes;
+mod copy;
 mod domain;
+pub mod elf;
 mod error;
+#[cfg(test)]
+mod fake;
 mod image;
+pub mod linux;
 mod open;
 mod output;
 mod pages;

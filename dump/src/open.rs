@@ -5,13 +5,19 @@ use std::path::Path;
 
 /// A format's reader.
 struct Reader {
-    /// Whether a file, by its first bytes, is its business.
-    is_it: fn(&FileBytes) -> bool,
+    /// Whether a file is its business, by its beginning: 4096 bytes, or all where it is shorter.
+    is_it: fn(&[u8]) -> bool,
     open: fn(FileBytes) -> Result<Box<dyn Image>>,
 }
 
+/// Bytes that readers recognise their files by.
+const BEGINNING: u64 = 4096;
+
 /// The readers, in the order in which they are asked.
-const READERS: &[Reader] = &[];
+const READERS: &[Reader] = &[Reader {
+    is_it: crate::elf::is_elf,
+    open: |bytes| Ok(Box::new(crate::elf::open(bytes)?)),
+}];
 
 /// Opens a dump, whatever its format.
 ///
@@ -22,16 +28,13 @@ pub fn open(path: &Path) -> Result<Box<dyn Image>> {
     if bytes.is_empty() {
         return Err(Error::Unknown("it is empty".into()));
     }
-    match READERS.iter().find(|reader| (reader.is_it)(&bytes)) {
+    let mut start = vec![0; bytes.len().min(BEGINNING) as usize];
+    bytes.read("its beginning", 0, &mut start)?;
+    match READERS.iter().find(|reader| (reader.is_it)(&start)) {
         Some(reader) => (reader.open)(bytes),
         None => {
-            let mut start = [0; 8];
-            let length = bytes.len().min(8) as usize;
-            bytes.read("its beginning", 0, &mut start[..length])?;
-            Err(Error::Unknown(format!(
-                "it begins with {:02x?}",
-                &start[..length]
-            )))
+            start.truncate(8);
+            Err(Error::Unknown(format!("it begins with {start:02x?}")))
         }
     }
 }

@@ -10,6 +10,7 @@
 //!  ├─ Breakpoints     execution breakpoints and watchpoints
 //!  ├─ Events          stops, crashes, resets, console output
 //!  ├─ PageAccess      rights of guest frames, apart from the guest's own page tables
+//!  ├─ IoPorts         the devices behind IN and OUT
 //!  ├─ Fork            a copy-on-write child
 //!  └─ Save            the whole state to a file
 //! ```
@@ -496,6 +497,56 @@ impl PageRights {
     };
 }
 
+/// The widths that IN and OUT have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortWidth {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Word,
+    /// 32 bits.
+    Dword,
+}
+
+impl PortWidth {
+    /// The width of so many bytes: 1, 2 or 4.
+    pub const fn of_bytes(bytes: u32) -> Option<PortWidth> {
+        match bytes {
+            1 => Some(PortWidth::Byte),
+            2 => Some(PortWidth::Word),
+            4 => Some(PortWidth::Dword),
+            _ => None,
+        }
+    }
+
+    /// 1, 2 or 4.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            PortWidth::Byte => 1,
+            PortWidth::Word => 2,
+            PortWidth::Dword => 4,
+        }
+    }
+}
+
+/// The I/O ports of a paused domain, as IN and OUT of a vCPU reach them, but for permissions.
+///
+/// Unlike all other reads this one isn't free of effects: a device answers as it would answer the guest, and that may
+/// take a byte from it, acknowledge an interrupt or select a register. No time passes. What a write asks of the
+/// machine (an interrupt, a reset, its end) happens when the domain runs on.
+pub trait IoPorts {
+    /// Reads a port; all ones where no device is.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if the domain runs, or has ended.
+    fn read_port(&self, port: u16, width: PortWidth) -> Result<u32>;
+    /// Writes a port; bits of `value` beyond the width don't count.
+    ///
+    /// # Errors
+    /// As [`IoPorts::read_port`].
+    fn write_port(&self, port: u16, width: PortWidth, value: u32) -> Result<()>;
+}
+
 /// Copy-on-write children.
 pub trait Fork {
     /// A child that shares all memory until either writes; it starts paused once, with an id of its own.
@@ -563,6 +614,10 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     }
     /// Page access.
     fn page_access(&self) -> Option<&dyn PageAccess> {
+        None
+    }
+    /// I/O ports.
+    fn io_ports(&self) -> Option<&dyn IoPorts> {
         None
     }
     /// Forks.

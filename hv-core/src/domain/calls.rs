@@ -4,8 +4,8 @@ use super::{Domain, lock};
 use crate::addr::{DomId, GuestPhysAddr, Ticks, VcpuId};
 use crate::introspect::{
     Breakpoint, BreakpointId, BreakpointKind, Breakpoints, ControlRun, DomainState, Error, EventSink, Events,
-    Fork, Introspect, MemoryRegion, PageAccess, PageRights, Place, ReadMemory, ReadRegisters, Result, Save,
-    StepMode, StepOutcome, SubscriptionId, WriteMemory, WriteRegisters,
+    Fork, Introspect, IoPorts, MemoryRegion, PageAccess, PageRights, Place, PortWidth, ReadMemory,
+    ReadRegisters, Result, Save, StepMode, StepOutcome, SubscriptionId, WriteMemory, WriteRegisters,
 };
 use crate::regs::Registers;
 use std::io::Write;
@@ -168,6 +168,20 @@ impl PageAccess for Domain {
     }
 }
 
+impl IoPorts for Domain {
+    fn read_port(&self, port: u16, width: PortWidth) -> Result<u32> {
+        let mut guest = self.control.lock_guest();
+        self.control.check_paused("reading a port")?;
+        Ok(guest.read_port(port, width))
+    }
+    fn write_port(&self, port: u16, width: PortWidth, value: u32) -> Result<()> {
+        let mut guest = self.control.lock_guest();
+        self.control.check_paused("writing a port")?;
+        guest.write_port(port, width, value);
+        Ok(())
+    }
+}
+
 impl Fork for Domain {
     fn fork(&self, name: &str) -> Result<Arc<dyn Introspect>> {
         let Some(home) = self.home.upgrade() else {
@@ -235,6 +249,9 @@ impl Introspect for Domain {
         Some(self)
     }
     fn page_access(&self) -> Option<&dyn PageAccess> {
+        Some(self)
+    }
+    fn io_ports(&self) -> Option<&dyn IoPorts> {
         Some(self)
     }
     fn fork(&self) -> Option<&dyn Fork> {

@@ -5,7 +5,7 @@ use crate::addr::{GuestPhysAddr, VcpuId};
 use crate::engine::cpuid::{CpuModel, allowed_cr4, feature};
 use crate::engine::exec::mxcsr_mask;
 use crate::engine::mmu::{PHYSICAL_BITS, is_canonical};
-use crate::introspect::{MemoryRegion, PageRights};
+use crate::introspect::{MemoryRegion, PageRights, PortWidth};
 use crate::memory::Backing;
 use crate::regs::{Registers, cr0, cr4, efer, rflags, seg};
 use std::ops::ControlFlow;
@@ -126,6 +126,20 @@ impl Machine {
     /// What the guest wrote to a serial port since the last call.
     pub fn take_console_output(&mut self, port: usize) -> Vec<u8> {
         self.bus.platform.take_console_output(port)
+    }
+
+    /// IN, of nobody: what the device answers now, with whatever that does to it.
+    pub fn read_port(&mut self, port: u16, width: PortWidth) -> u32 {
+        let now = self.now();
+        self.bus.platform.port_read(now, VcpuId(0), port, width.bytes())
+    }
+
+    /// OUT, of nobody. Signals of devices are carried out when the machine runs on.
+    pub fn write_port(&mut self, port: u16, width: PortWidth, value: u32) {
+        let now = self.now();
+        self.bus
+            .platform
+            .port_write(now, VcpuId(0), port, width.bytes(), value);
     }
 
     /// Lines for a person about devices.
