@@ -1,6 +1,7 @@
 //! Every message of the control socket. This module is the contract for clients in any language.
 //!
-//! A client sends one JSON object a line, [`RequestLine`], and gets one [`ReplyLine`] for each, in order:
+//! A client sends one JSON object a line, [`RequestLine`], and gets one [`ReplyLine`] for each, in order. Before it there
+//! may be lines with [`Outcome::Progress`], for requests that ask for them:
 //!
 //! ```text
 //! {"id":7,"request":"registers","domain":"web","vcpu":0}
@@ -14,11 +15,15 @@
 //! service. Fields that are absent have the documented default. Unknown fields are ignored, so that newer clients
 //! can talk to older services.
 
+pub use super::dump_message::{Compression, DumpFormat, DumpReport, DumpRequest};
 pub use super::guest_view::{
     GuestModule, GuestModules, GuestProcess, GuestProcesses, GuestThread, GuestThreads, OsInfo, OsStep,
     UnloadedGuestModule,
 };
 use super::hex::{Hex, HexBytes};
+pub use super::watch_message::{
+    DEFAULT_EXEC_LIMIT, Incident, ScriptReport, Then, Trigger, WatchEvent, WatchRequest, WatchRule,
+};
 use crate::Failure;
 use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 use serde::{Deserialize, Serialize};
@@ -55,14 +60,31 @@ pub struct ReplyLine {
     pub outcome: Outcome,
 }
 
-/// How a request went.
+/// How a request went, or goes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
+    /// It is under way; more lines follow.
+    Progress(Progress),
     /// It was done.
     Ok(Reply),
     /// It was not.
     Error(Failure),
+}
+
+/// How far a request is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Progress {
+    /// A dump is being written.
+    Dump {
+        /// Bytes of guest memory that were looked at.
+        done: u64,
+        /// Of how many.
+        total: u64,
+    },
+    /// A watch has something to tell.
+    Watch(WatchEvent),
 }
 
 /// What can be asked.
@@ -129,6 +151,11 @@ pub enum Request {
         /// Where to.
         path: PathBuf,
     },
+    /// Writes a crash dump → [`Reply::Dumped`]
+    Dump(Box<DumpRequest>),
+    /// Waits for incidents, and tells of them by [`Progress::Watch`] for as long as the connection lasts →
+    /// [`Reply::Watched`]
+    Watch(Box<WatchRequest>),
     /// Makes copy-on-write children → [`Reply::Forked`]
     Fork {
         /// Which.
@@ -353,6 +380,13 @@ pub enum Reply {
         path: PathBuf,
         /// How large.
         bytes: u64,
+    },
+    /// A crash dump.
+    Dumped(DumpReport),
+    /// A watch that has ended.
+    Watched {
+        /// How many incidents there were.
+        incidents: u64,
     },
     /// New children.
     Forked {

@@ -11,6 +11,14 @@
 //! console = "file:build.log"
 //! gdb = ["127.0.0.1:1234"]
 //!
+//! [[domain.watch]]              # as 'kdd watch'; a domain may have several
+//! on = ["crash", "panic"]
+//! dump = "/var/crash"
+//! keep = 5
+//! keep-bytes = "20G"
+//! exec = "./notify.sh"          # runs in this file's folder
+//! then = "reset"
+//!
 //! [[domain]]
 //! nt = "win10-19041-x64"        # or a profile's JSON file
 //!
@@ -23,7 +31,10 @@
 //! ```
 
 use crate::Failure;
-use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
+use crate::control::message::{
+    CreateRequest, DEFAULT_EXEC_LIMIT, DumpFormat, Guest, LinuxGuest, Machine, NtGuest, Then, Trigger,
+    WatchRule,
+};
 use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -62,13 +73,54 @@ struct DomainTable {
     gdb: Vec<ListenAddress>,
     #[serde(default)]
     kd: Vec<KdAddress>,
+    #[serde(default)]
+    watch: Vec<WatchTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WatchTable {
+    on: Vec<Trigger>,
+    dump: Option<PathBuf>,
+    format: Option<DumpFormat>,
+    keep: Option<u32>,
+    keep_bytes: Option<String>,
+    exec: Option<String>,
+    exec_limit: Option<u64>,
+    #[serde(default)]
+    then: Then,
+}
+
+impl WatchTable {
+    fn rule(self, directory: &Path) -> Result<WatchRule, String> {
+        Ok(WatchRule {
+            on: self.on,
+            dump: self.dump.map(|path| directory.join(path)),
+            format: self.format,
+            keep: self.keep,
+            keep_bytes: self.keep_bytes.as_deref().map(parse::length).transpose()?,
+            exec: self.exec,
+            exec_directory: Some(directory.to_owned()),
+            exec_limit: self.exec_limit.unwrap_or(DEFAULT_EXEC_LIMIT),
+            then: self.then,
+        })
+    }
+}
+
+/// A domain of the file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Configured {
+    /// How it is created.
+    pub request: CreateRequest,
+    /// What is waited for in it.
+    pub watches: Vec<WatchRule>,
 }
 
 /// Reads a configuration file.
 ///
 /// # Errors
 /// It can't be read, or says something that makes no sense; the failure names the line.
-pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
+pub fn read(path: &Path) -> Result<Vec<Configured>, Failure> {
     let what = format!("config {}", path.display());
     let text = std::fs::read_to_string(path).map_err(|e| Failure::new(&what, e, "check the path"))?;
     let directory = std::path::absolute(path)
@@ -79,7 +131,7 @@ pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
         .map_err(|why| Failure::new(&what, why, "'kdd serve --help' shows an example"))
 }
 
-fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String> {
+fn parse_text(text: &str, directory: &Path) -> Result<Vec<Configured>, String> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error
             .span()
@@ -90,13 +142,21 @@ fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String
     file.domain
         .into_iter()
         .enumerate()
-        .map(|(index, table)| {
+        .map(|(index, mut table)| {
             let name = table.name.clone();
             let which = name.map_or_else(
                 || format!("domain {}", index + 1),
                 |name| format!("domain '{name}'"),
             );
-            table.request(directory).map_err(|why| format!("{which}: {why}"))
+            let watches = std::mem::take(&mut table.watch);
+            let watches = watches.into_iter().map(|watch| watch.rule(directory));
+            let watches = watches.collect::<Result<_, _>>();
+            watches
+                .and_then(|watches| {
+                    let request = table.request(directory)?;
+                    Ok(Configured { request, watches })
+                })
+                .map_err(|why| format!("{which}: {why}"))
         })
         .collect()
 }
@@ -199,7 +259,24 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<CreateRequest>, String> {
-        parse_text(text, Path::new("/etc/kdd"))
+        let domains = parse_text(text, Path::new("/etc/kdd"))?;
+        Ok(domains.into_iter().map(|domain| domain.request).collect())
+    }
+
+    #[test]
+    fn watches_are_read_with_their_defaults() {
+        let text = "[[domain]]\nkernel = 'k'\n[[domain.watch]]\non = ['crash', 'breakpoint=panic']\ndump = 'crash'\n\
+                    keep-bytes = '1G'\nthen = 'reset'\n";
+        let domains = parse_text(text, Path::new("/etc/kdd")).unwrap();
+        let rule = &domains[0].watches[0];
+        assert_eq!(rule.on, [Trigger::Crash, Trigger::Breakpoint("panic".into())]);
+        assert_eq!(rule.dump.as_deref(), Some(Path::new("/etc/kdd/crash")));
+        assert_eq!(
+            (rule.keep_bytes, rule.then, rule.exec_limit),
+            (Some(1 << 30), Then::Reset, 60)
+        );
+        let wrong = "[[domain]]\nkernel = 'k'\n[[domain.watch]]\non = ['thunder']\n";
+        assert!(parse(wrong).unwrap_err().contains("thunder"));
     }
 
     #[test]
