@@ -2,6 +2,7 @@
 
 use crate::image::{Absent, Description, Image};
 use crate::pages::{PAGE_SIZE, Page, Pfn};
+use crate::registers;
 use hv_core::engine::msr::number as msr;
 use hv_core::introspect::{
     DomainState, Error, Introspect, KernelHint, MemoryRegion, ReadMemory, ReadRegisters, Result,
@@ -21,19 +22,33 @@ pub struct DumpDomain {
     id: DomId,
     name: String,
     image: Box<dyn Image>,
+    processors: Vec<Registers>,
+    hint: Option<KernelHint>,
     /// A place for each page number modulo its length.
     cache: Mutex<Vec<Slot>>,
 }
 
 impl DumpDomain {
-    /// The image as a domain of this id and name.
+    /// The image as a domain of this id and name. If the file has no processors, a kernel is looked for in its memory,
+    /// which takes a while for a large one; the domain has one vCPU then, or none if there is no kernel.
     pub fn new(id: DomId, name: String, image: Box<dyn Image>) -> DumpDomain {
-        DumpDomain {
+        let description = image.description();
+        let hint = description.root.zip(description.kernel);
+        let mut domain = DumpDomain {
             id,
             name,
+            processors: image.processors().to_vec(),
+            hint: hint.map(|(root, address)| KernelHint { root, address }),
             image,
             cache: Mutex::new((0..CACHED_PAGES).map(|_| None).collect()),
+        };
+        if domain.processors.is_empty()
+            && let Some((registers, hint)) = registers::of_memory(&domain)
+        {
+            domain.processors.push(registers);
+            domain.hint = Some(hint);
         }
+        domain
     }
 
     /// What the file says of itself.
@@ -105,11 +120,11 @@ impl ReadMemory for DumpDomain {
 
 impl ReadRegisters for DumpDomain {
     fn vcpu_count(&self) -> u32 {
-        u32::try_from(self.image.processors().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.processors.len()).unwrap_or(u32::MAX)
     }
 
     fn registers(&self, vcpu: VcpuId) -> Result<Registers> {
-        let found = self.image.processors().get(vcpu.index());
+        let found = self.processors.get(vcpu.index());
         found.cloned().ok_or_else(|| Error::NoVcpu {
             domain: self.id,
             vcpu,
@@ -138,11 +153,7 @@ impl ReadRegisters for DumpDomain {
     }
 
     fn kernel_hint(&self) -> Option<KernelHint> {
-        let description = self.image.description();
-        Some(KernelHint {
-            root: description.root?,
-            address: description.kernel?,
-        })
+        self.hint
     }
 }
 

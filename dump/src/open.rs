@@ -1,7 +1,12 @@
 //! Opening a file of any known format.
 
+use crate::pages::PAGE_SIZE;
+use crate::raw::{self, Hole};
 use crate::{Error, FileBytes, Image, Result};
 use std::path::Path;
+
+/// The smallest file that is taken for raw memory.
+const LEAST_RAW: u64 = 1 << 20;
 
 /// A format's reader.
 struct Reader {
@@ -14,10 +19,24 @@ struct Reader {
 const BEGINNING: u64 = 4096;
 
 /// The readers, in the order in which they are asked.
-const READERS: &[Reader] = &[Reader {
-    is_it: crate::elf::is_elf,
-    open: |bytes| Ok(Box::new(crate::elf::open(bytes)?)),
-}];
+const READERS: &[Reader] = &[
+    Reader {
+        is_it: crate::windows::is_dump,
+        open: |bytes| Ok(Box::new(crate::windows::open(bytes)?)),
+    },
+    Reader {
+        is_it: crate::elf::is_elf,
+        open: |bytes| Ok(Box::new(crate::elf::open(bytes)?)),
+    },
+    Reader {
+        is_it: |start| crate::kdump::is_kdump(start) || crate::is_flattened(start),
+        open: |bytes| Ok(Box::new(crate::kdump::open(bytes)?)),
+    },
+    Reader {
+        is_it: crate::lime::is_lime,
+        open: |bytes| Ok(Box::new(crate::lime::open(bytes)?)),
+    },
+];
 
 /// Opens a dump, whatever its format.
 ///
@@ -32,6 +51,11 @@ pub fn open(path: &Path) -> Result<Box<dyn Image>> {
     bytes.read("its beginning", 0, &mut start)?;
     match READERS.iter().find(|reader| (reader.is_it)(&start)) {
         Some(reader) => (reader.open)(bytes),
+        // Nothing marks raw memory but that it is large and whole pages.
+        None if bytes.len() >= LEAST_RAW && bytes.len().is_multiple_of(PAGE_SIZE as u64) => {
+            let hole = (bytes.len() > Hole::PC.start.0).then_some(Hole::PC);
+            Ok(Box::new(raw::open(bytes, hole)?))
+        }
         None => {
             start.truncate(8);
             Err(Error::Unknown(format!("it begins with {start:02x?}")))

@@ -352,7 +352,10 @@ impl Plan<'_> {
 pub(super) fn bugcheck_words(bugcheck: &Bugcheck) -> String {
     let name = windows::bugcheck_name(bugcheck.code).map_or_else(String::new, |name| format!(" {name}"));
     let [p1, p2, p3, p4] = bugcheck.parameters;
-    format!("{:#010x}{name} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})", bugcheck.code)
+    format!(
+        "{:#010x}{name} ({p1:#x}, {p2:#x}, {p3:#x}, {p4:#x})",
+        bugcheck.code
+    )
 }
 
 /// The most ranges of RAM that a full dump has room for.

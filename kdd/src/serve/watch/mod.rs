@@ -313,8 +313,9 @@ impl<'a> Watch<'a> {
             (_, Some(kernel)) if !kernel.is_still_there(domain) => return None,
             (Trigger::Bugcheck, Some(Kernel::Windows(windows))) => {
                 bugcheck = windows.bugcheck_at_entry(domain.into(), vcpu);
-                let words =
-                    bugcheck.as_ref().map_or_else(|| "its arguments can't be read".into(), bugcheck_words);
+                let words = bugcheck
+                    .as_ref()
+                    .map_or_else(|| "its arguments can't be read".into(), bugcheck_words);
                 ("bugcheck", words)
             }
             (Trigger::Panic | Trigger::Oops, Some(Kernel::Linux(linux))) => {
