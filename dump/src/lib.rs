@@ -23,14 +23,20 @@ pub mod elf;
 mod error;
 #[cfg(test)]
 mod fake;
+mod flattened;
 mod image;
+pub mod kdump;
+pub mod lime;
 pub mod linux;
 mod output;
 mod pages;
+pub mod raw;
 mod source;
+mod spans;
 
 pub use bytes::FileBytes;
 pub use error::Error;
+pub use flattened::is_flattened;
 pub use image::{Absent, Description, Format, Image, Problem};
 pub use output::{NewFile, Sink, Stream};
 pub use pages::{PAGE_SIZE, Page, PageRange, Pfn};

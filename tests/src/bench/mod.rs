@@ -21,6 +21,7 @@ mod program;
 mod report;
 mod step;
 mod usage;
+mod vmcore;
 
 use anyhow::{Result, bail};
 use report::Figure;
@@ -34,7 +35,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 8] = [
+const ROWS: [(&str, Row); 9] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -43,6 +44,7 @@ const ROWS: [(&str, Row); 8] = [
     ("fork", fork::run),
     ("idle", idle::run),
     ("kd", kd::run),
+    ("vmcore", vmcore::run),
 ];
 
 /// Runs the rows that are named, or all.
