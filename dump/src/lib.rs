@@ -24,17 +24,24 @@ pub mod elf;
 mod error;
 #[cfg(test)]
 mod fake;
+mod flattened;
 mod image;
+pub mod kdump;
+pub mod lime;
 pub mod linux;
 mod open;
 mod output;
 mod pages;
+pub mod raw;
+mod registers;
 mod source;
+mod spans;
 pub mod windows;
 
 pub use bytes::FileBytes;
 pub use domain::DumpDomain;
 pub use error::Error;
+pub use flattened::is_flattened;
 pub use image::{Absent, Description, Format, Image, Problem};
 pub use open::open;
 pub use output::{NewFile, Sink, Stream};

@@ -21,9 +21,11 @@ mod dbgeng;
 pub mod differential;
 mod gdb;
 pub mod kd;
+mod linux_machine;
 mod lldb;
 mod nt;
 mod process;
+mod qemu_machine;
 mod scratch;
 mod service;
 mod snapshot;
@@ -35,13 +37,16 @@ pub use client::Outcome;
 pub use console::Console;
 pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
+pub use linux_machine::LinuxMachine;
 pub use lldb::Lldb;
 pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
+pub use qemu_machine::QemuMachine;
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
 pub use tools::{
-    Guest, SECOND_KERNEL, expected_smoke_output, guest, has_memprocfs, has_tool, kdd, kept, memprocfs_folder,
+    Guest, SECOND_KERNEL, dump_readers_folder, expected_smoke_output, guest, has_dump_readers, has_memprocfs,
+    has_tool, kdd, kept, kernel_debug, memprocfs_folder,
 };
 pub use transcript::Transcript;
 

@@ -100,6 +100,31 @@ pub fn has_memprocfs() -> bool {
     there
 }
 
+/// Where set-up put drgn and volatility3.
+pub fn dump_readers_folder() -> PathBuf {
+    cache_folder().join("dump-readers")
+}
+
+/// Where set-up puts the debug information of the guest's kernel.
+pub fn kernel_debug() -> PathBuf {
+    cache_folder().join("linux-debug/vmlinux")
+}
+
+/// Whether makedumpfile, drgn and volatility3 can be run; it is said if they can't.
+#[track_caller]
+pub fn has_dump_readers() -> bool {
+    let folder = dump_readers_folder();
+    let mut makedumpfile = Command::new("makedumpfile");
+    makedumpfile.arg("-v").stdout(Stdio::null()).stderr(Stdio::null());
+    let there = makedumpfile.status().is_ok_and(|status| status.success())
+        && folder.join("drgn").is_dir()
+        && folder.join("volatility3").is_dir();
+    if !there {
+        skip("makedumpfile, drgn or volatility3 isn't installed: run setup/dump-readers.sh");
+    }
+    there
+}
+
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
 pub(crate) fn skip(why: &str) {

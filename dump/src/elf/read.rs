@@ -7,6 +7,7 @@ use super::layout::{
 use crate::image::{Absent, Description, Format, Image, Problem};
 use crate::linux::{NOTES_LIMIT, Notes, Vmcoreinfo, registers};
 use crate::pages::{PAGE_SIZE, Page, PageRange, Pfn};
+use crate::spans::{Span, Spans, is_in, pages};
 use crate::{Error, FileBytes, Result};
 use hv_core::GuestPhysAddr;
 use hv_core::regs::Registers;
@@ -24,16 +25,8 @@ pub struct ElfImage {
     bytes: FileBytes,
     description: Description,
     ram: Vec<PageRange>,
-    pieces: Vec<Piece>,
+    spans: Spans,
     processors: Vec<Registers>,
-}
-
-/// Memory from `start` to `end`, which is in the file from `offset` on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Piece {
-    start: u64,
-    end: u64,
-    offset: u64,
 }
 
 /// Opens an ELF vmcore.
@@ -54,7 +47,7 @@ pub fn open(bytes: FileBytes) -> Result<ElfImage> {
         bytes,
         description,
         ram: memory.ram,
-        pieces: memory.pieces,
+        spans: memory.spans,
         processors,
     })
 }
@@ -149,11 +142,11 @@ fn read_notes(bytes: &FileBytes, segments: &[Program64]) -> Result<Notes> {
 
 /// Where memory is.
 struct Memory {
-    pieces: Vec<Piece>,
+    spans: Spans,
+    /// That of which nothing is in the file too.
     ram: Vec<PageRange>,
     /// Bytes of segments that aren't in the file.
     left_out: u64,
-    overlap: bool,
 }
 
 impl Memory {
@@ -171,7 +164,7 @@ impl Memory {
                 "an ELF core of a process, not of a machine: no segment has a physical address".into(),
             ));
         }
-        let (mut pieces, mut ram) = (Vec::with_capacity(loads.len()), Vec::with_capacity(loads.len()));
+        let (mut spans, mut ram) = (Vec::with_capacity(loads.len()), Vec::with_capacity(loads.len()));
         let mut left_out = 0_u64;
         for load in loads {
             let [start, offset, in_file] = [load.paddr, load.offset, load.filesz].map(|value| value.get());
@@ -189,54 +182,21 @@ impl Memory {
                 )
             })?;
             left_out = left_out.saturating_add(length - in_file);
-            let first = Pfn(start / PAGE_SIZE as u64);
-            ram.push(PageRange {
-                first,
-                count: end.div_ceil(PAGE_SIZE as u64) - first.0,
-            });
+            ram.push(pages(start, end));
             if in_file > 0 {
-                pieces.push(Piece {
+                spans.push(Span {
                     start,
                     end: start + in_file,
                     offset,
                 });
             }
         }
-        let overlap = untangle(&mut pieces);
         Ok(Memory {
-            pieces,
+            spans: Spans::new(spans),
             ram: PageRange::normalise(ram),
             left_out,
-            overlap,
         })
     }
-
-    /// Pages of which anything is in the file.
-    fn pages(&self) -> u64 {
-        let (mut pages, mut counted) = (0, 0);
-        for piece in &self.pieces {
-            let first = (piece.start / PAGE_SIZE as u64).max(counted);
-            counted = piece.end.div_ceil(PAGE_SIZE as u64).max(counted);
-            pages += counted.saturating_sub(first);
-        }
-        pages
-    }
-}
-
-/// Sorts pieces and cuts away what another has too: whether there was such.
-fn untangle(pieces: &mut Vec<Piece>) -> bool {
-    pieces.sort_by_key(|piece| (piece.start, std::cmp::Reverse(piece.end)));
-    let (mut covered, mut overlap) = (0, false);
-    pieces.retain_mut(|piece| {
-        if piece.start < covered {
-            overlap = true;
-            piece.offset += covered.min(piece.end) - piece.start;
-            piece.start = covered;
-        }
-        covered = covered.max(piece.end);
-        piece.start < piece.end
-    });
-    overlap
 }
 
 fn describe(
@@ -254,7 +214,7 @@ fn describe(
     description.crash = info.crash_time().map(|_| "kernel panic".to_string());
     description.root = info.root().map(GuestPhysAddr);
     description.kernel = info.symbol("_stext").map(hv_core::GuestVirtAddr);
-    description.pages = memory.pages();
+    description.pages = memory.spans.ram().iter().map(|range| range.count).sum();
     let mut field = |name: &str, value: String| description.fields.push((name.to_string(), value));
     field(
         "segments",
@@ -330,7 +290,7 @@ fn problems(header: &Header64, segments: &[Program64], notes: &Notes, memory: &M
         &["crash"],
     );
     problem(
-        memory.overlap,
+        memory.spans.overlapped,
         "segments overlap, as in a file that is meant for gdb".into(),
         &["volatility3", "LeechCore"],
     );
@@ -355,47 +315,14 @@ impl Image for ElfImage {
     }
 
     fn read_page(&self, pfn: Pfn, page: &mut Page) -> std::result::Result<(), Absent> {
-        let range = self.ram.partition_point(|range| range.end() <= pfn);
-        if !self.ram.get(range).is_some_and(|range| range.contains(pfn)) {
+        if !is_in(&self.ram, pfn) {
             return Err(Absent::NoMemory);
         }
-        let start = pfn.address().0;
-        let end = start + PAGE_SIZE as u64;
-        let first = self.pieces.partition_point(|piece| piece.end <= start);
-        let inside = self.pieces[first..].iter().take_while(|piece| piece.start < end);
         // As ELF has it: memory that isn't in the file is zero.
-        page.fill(0);
-        for piece in inside {
-            let (from, to) = (piece.start.max(start), piece.end.min(end));
-            let part = &mut page[(from - start) as usize..(to - start) as usize];
-            self.bytes
-                .read("a page", piece.offset + (from - piece.start), part)?;
-        }
-        Ok(())
+        Ok(self.spans.fill(&self.bytes, pfn, page)?)
     }
 
     fn processors(&self) -> &[Registers] {
         &self.processors
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn piece(start: u64, end: u64, offset: u64) -> Piece {
-        Piece { start, end, offset }
-    }
-
-    #[test]
-    fn overlapping_pieces_are_cut_so_that_each_byte_has_one_place() {
-        let mut pieces = vec![
-            piece(0x1000, 0x3000, 0),
-            piece(0, 0x2000, 0x8000),
-            piece(0x100, 0x200, 0x9000),
-        ];
-        assert!(untangle(&mut pieces));
-        assert_eq!(pieces, [piece(0, 0x2000, 0x8000), piece(0x2000, 0x3000, 0x1000)]);
-        assert!(!untangle(&mut pieces));
     }
 }

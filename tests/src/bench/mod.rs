@@ -22,6 +22,7 @@ mod recognise;
 mod report;
 mod step;
 mod usage;
+mod vmcore;
 
 use anyhow::{Result, bail};
 use report::Figure;
@@ -45,6 +46,7 @@ const ROWS: [(&str, Row); 9] = [
     ("idle", idle::run),
     ("recognise", recognise::run),
     ("kd", kd::run),
+    ("vmcore", vmcore::run),
 ];
 
 /// Runs the rows that are named, or all.
