@@ -7,6 +7,7 @@
 use super::decode::{self, Addresses, element_size, u16_at, u32_at, u64_at};
 use super::{Addressing, Kallsyms, KallsymsError, MAX_SYMBOLS, Tables};
 use memchr::memmem;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// The tokens of codes 0x30 to 0x39.
@@ -27,6 +28,20 @@ const CHUNK: Range<u64> = 512..65536;
 const MAX_RUNS: usize = 64;
 /// Of a thousand symbols, those that may lie before the one before them.
 const FALLING_PER_MILLE: usize = 1;
+/// Elements and entries that are looked at in all. A kernel's tables take a million; a guest could make them fit each
+/// other in millions of ways that fail at the end.
+const MAX_WORK: u64 = 64 << 20;
+
+/// What is left of [`MAX_WORK`].
+struct Budget(Cell<u64>);
+
+impl Budget {
+    fn spend(&self, work: u64) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(work));
+        left >= work
+    }
+}
 
 pub(super) fn find(
     image: &[u8],
@@ -34,6 +49,7 @@ pub(super) fn find(
     accept: &dyn Fn(&Kallsyms) -> bool,
 ) -> Result<Kallsyms, KallsymsError> {
     let mut closest = KallsymsError::NoTokens(image.len());
+    let budget = Budget(Cell::new(MAX_WORK));
     for hit in memmem::find_iter(image, DIGITS).take(MAX_HITS) {
         let Some((token_table, token_index)) = tokens(image, hit) else {
             continue;
@@ -41,10 +57,11 @@ pub(super) fn find(
         if matches!(closest, KallsymsError::NoTokens(_)) {
             closest = KallsymsError::NoNames;
         }
-        for names in names(image, token_table) {
+        for names in names(image, token_table, &budget) {
             closest = KallsymsError::NoAddresses(names.count);
             for tables in addresses(image, &names, token_table, token_index) {
-                if !rises(image, base, &tables) {
+                let work = u64::from(names.count);
+                if !budget.spend(work) || !rises(image, base, &tables) || !budget.spend(work * 8) {
                     continue;
                 }
                 match decode::decode(image, base, &tables) {
@@ -98,12 +115,13 @@ struct Names {
 }
 
 /// The tables of names whose markers lie before the table of tokens.
-fn names(image: &[u8], token_table: usize) -> impl Iterator<Item = Names> + '_ {
+fn names<'a>(image: &'a [u8], token_table: usize, budget: &'a Budget) -> impl Iterator<Item = Names> + 'a {
     // Between markers and tokens may be the numbers of the symbols sorted by name, 3 bytes each (6.2, 6.3, 6.1.y).
     let from = token_table.saturating_sub(MAX_SYMBOLS as usize * 4);
     let runs = (from.next_multiple_of(4)..token_table)
         .step_by(4)
         .rev()
+        .take_while(|_| budget.spend(1))
         .filter_map(move |at| {
             // Nearly every place fails here.
             let second = image.get(at..at + 8)?;
@@ -115,7 +133,7 @@ fn names(image: &[u8], token_table: usize) -> impl Iterator<Item = Names> + '_ {
                 .find_map(|width| Markers::at(image, at, width, token_table))
         })
         .take(MAX_RUNS);
-    runs.filter_map(move |markers| markers.names(image))
+    runs.filter_map(move |markers| markers.names(image, budget))
 }
 
 /// Bytes of a marker: 8 before 4.20.
@@ -158,7 +176,7 @@ impl Markers {
     }
 
     /// The table of names that ends before these markers and hits them all.
-    fn names(&self, image: &[u8]) -> Option<Names> {
+    fn names(&self, image: &[u8], budget: &Budget) -> Option<Names> {
         // What follows the markers may look like one more of them.
         (0..2).find_map(|more| {
             let length = self.length - more;
@@ -179,7 +197,7 @@ impl Markers {
                                     && image[at + 4..start].iter().all(|&byte| byte == 0)
                             })?;
                     let count = u32_at(image, count_at)?;
-                    self.hits(image, start, count).then_some(Names {
+                    self.hits(image, start, count, budget).then_some(Names {
                         count,
                         count_at,
                         start,
@@ -188,11 +206,12 @@ impl Markers {
         })
     }
 
-    fn hits(&self, image: &[u8], start: usize, count: u32) -> bool {
+    fn hits(&self, image: &[u8], start: usize, count: u32, budget: &Budget) -> bool {
         let mut at = start;
         for number in 0..count {
             if number % STRIDE == 0
-                && self.get(image, (number / STRIDE) as usize) != Some((at - start) as u64)
+                && (!budget.spend(u64::from(STRIDE))
+                    || self.get(image, (number / STRIDE) as usize) != Some((at - start) as u64))
             {
                 return false;
             }

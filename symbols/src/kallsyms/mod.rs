@@ -183,8 +183,10 @@ impl Kallsyms {
             .partition_point(|&number| self.entries[number as usize].address <= address);
         let mut last = end.checked_sub(1)?;
         // A padding's name never hides a function's.
-        while self.symbol(entry(last)).name.starts_with(b"__pfx_") && last > 0 {
-            last -= 1;
+        for _ in 0..MAX_ALIASES {
+            if last > 0 && self.symbol(entry(last)).name.starts_with(b"__pfx_") {
+                last -= 1;
+            }
         }
         let at = entry(last).address;
         let same = (0..=last)
