@@ -1,10 +1,11 @@
 //! Compiles, links and finishes the images of a profile.
 
+use crate::code::{Code, moved_name};
 use crate::coff::{self, Object};
 use crate::images::{ImagePlan, Role, SOURCES, compile_flags, images};
 use crate::msf::Msf;
 use crate::pe::{self, Finish};
-use crate::place::{Code, Extra, Plan, decorated, moved_name};
+use crate::place::{Extra, Plan, decorated};
 use crate::profile::{Arch, Profile};
 use crate::symbols::{Symbol, symbols};
 use crate::toolchain::{run, versions};

@@ -5,6 +5,7 @@ mod engine;
 mod memprocfs;
 mod prompt;
 mod stub;
+mod variations;
 mod windows;
 
 /// Bytes, written as pairs of digits.
