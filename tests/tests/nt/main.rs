@@ -7,6 +7,7 @@ mod memprocfs;
 mod prompt;
 mod replay;
 mod stub;
+mod variations;
 mod windows;
 
 /// Bytes, written as pairs of digits.
