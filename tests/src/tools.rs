@@ -100,6 +100,21 @@ pub fn has_memprocfs() -> bool {
     there
 }
 
+/// Where set-up put radare2.
+pub fn radare2_folder() -> PathBuf {
+    cache_folder().join("radare2")
+}
+
+/// Whether radare2 can be run; it is said if it can't.
+#[track_caller]
+pub fn has_radare2() -> bool {
+    let there = radare2_folder().join("libr").is_dir();
+    if !there {
+        skip("radare2 isn't installed: run setup/radare2.sh");
+    }
+    there
+}
+
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
 pub(crate) fn skip(why: &str) {
