@@ -13,3 +13,4 @@ done
 bash "$KDD_ROOT/setup/dbgeng.sh"
 bash "$KDD_ROOT/setup/memprocfs.sh"
 bash "$KDD_ROOT/setup/dump-readers.sh"
+bash "$KDD_ROOT/setup/radare2.sh"

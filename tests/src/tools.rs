@@ -121,6 +121,17 @@ pub fn has_dump_readers() -> bool {
         && folder.join("volatility3").is_dir();
     if !there {
         skip("makedumpfile, drgn or volatility3 isn't installed: run setup/dump-readers.sh");
+/// Where set-up put radare2.
+pub fn radare2_folder() -> PathBuf {
+    cache_folder().join("radare2")
+}
+
+/// Whether radare2 can be run; it is said if it can't.
+#[track_caller]
+pub fn has_radare2() -> bool {
+    let there = radare2_folder().join("libr").is_dir();
+    if !there {
+        skip("radare2 isn't installed: run setup/radare2.sh");
     }
     there
 }

@@ -31,6 +31,8 @@ struct State {
     pages: BTreeMap<u64, Vec<u8>>,
     live: Live,
     next_id: u64,
+    /// Breakpoints that weren't there when the tape was made: those that a newer session has for itself, always.
+    more: Option<BTreeSet<Wanted>>,
     /// What was asked for and isn't on the tape.
     strayed: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Player {
             pages,
             live: Live::new(),
             next_id: 1,
+            more: None,
             strayed: Vec::new(),
         };
         Arc::new(Player {
@@ -175,9 +178,13 @@ impl State {
             return;
         };
         let now = BTreeSet::<Wanted>::from_iter(self.live.values().copied());
-        if now != moment.breakpoints {
-            let then = &moment.breakpoints;
-            self.stray(format!("breakpoints {now:x?}, and not {then:x?}"));
+        let missing: Vec<_> = moment.breakpoints.difference(&now).collect();
+        let more: BTreeSet<_> = now.difference(&moment.breakpoints).copied().collect();
+        if !missing.is_empty() {
+            self.stray(format!("moment {}: no breakpoints at {missing:x?}", self.at));
+        }
+        if *self.more.get_or_insert_with(|| more.clone()) != more {
+            self.stray(format!("moment {}: more breakpoints, {more:x?}", self.at));
         }
         self.at += 1;
         self.registers.clone_from(&moment.registers);

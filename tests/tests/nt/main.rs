@@ -5,6 +5,7 @@ mod engine;
 mod kernel_calls;
 mod memprocfs;
 mod prompt;
+mod radare2;
 mod replay;
 mod stub;
 mod variations;

@@ -69,11 +69,21 @@ pub(super) fn read(guest: &Guest, vcpu: VcpuId, extra: &Extra<'_>) -> Option<Vec
     Some(state::context(guest.arch(), &registers))
 }
 
-/// Writes a whole CONTEXT over a vCPU's registers.
+/// The shortest CONTEXT that says something: up to its flags, and the integer registers that all hosts write.
+const SHORTEST: usize = 0x100;
+
+/// Writes a CONTEXT over a vCPU's registers. A kernel takes all of one from its message buffer; a host that sends less
+/// (radare2 does) counts on the rest being there since it was read: so the rest stays as it is.
 pub(super) fn write(guest: &mut Guest, vcpu: VcpuId, bytes: &[u8], extra: &mut Extra<'_>) -> NtStatus {
-    let Ok(old) = guest.registers(vcpu) else {
+    let (Ok(old), Some(mut whole)) = (guest.registers(vcpu), read(guest, vcpu, extra)) else {
         return NtStatus::INVALID_PARAMETER;
     };
+    let bytes = &bytes[..bytes.len().min(whole.len())];
+    if bytes.len() < SHORTEST {
+        return NtStatus::INVALID_PARAMETER;
+    }
+    whole[..bytes.len()].copy_from_slice(bytes);
+    let bytes = &*whole;
     let mut new = old.clone();
     extra.debug.show(vcpu, &mut new);
     let taken = match guest.arch() {
