@@ -111,8 +111,8 @@ fn the_guest_is_as_if_nobody_had_been_there() {
     if !tests::has_engine() {
         return;
     }
-    for cpus in [1, 2] {
-        let Some(guest) = nt_guest(PROFILE, cpus) else {
+    for (profile, cpus) in [(PROFILE, 1), (PROFILE, 4), ("win7-x86", 1), ("win10-x86", 4)] {
+        let Some(guest) = nt_guest(profile, cpus) else {
             return;
         };
         let service = guest.service();
@@ -130,12 +130,12 @@ fn the_guest_is_as_if_nobody_had_been_there() {
             let hit = engine.run("g");
             assert!(hit.contains("Breakpoint 0 hit"), "{hit}");
         }
-        engine.run_all(&["t", "p", "bc *", "ba w8 nt!KiTickCount", "g", "bc *"]);
+        engine.run_all(&["t", "p", "gu", "~0s", "bc *", "ba w4 nt!KiTickCount", "g", "bc *"]);
         engine.detach();
         service.kdd(&["pause", "vm"]).done();
         let info = service.kdd(&["info", "vm", "--hash", "--json"]).done().json();
         let time = info["uptime_instructions"].as_u64().expect("a time");
         let hash = info["state_hash"].as_str().expect("a hash");
-        assert_eq!(hash, guest.undisturbed(time), "{cpus} CPUs at {time}");
+        assert_eq!(hash, guest.undisturbed(time), "{profile}, {cpus} CPUs at {time}");
     }
 }
