@@ -18,6 +18,8 @@ use std::fmt::Write as _;
 const PAGE: u32 = 0x1000;
 /// Symbols further apart than this lie in sections of their own.
 const GAP: u32 = 0x2_0000;
+/// Between constants and variables of a kernel whose symbols may lie anywhere.
+const TAIL_PAD: u32 = 0x2_0000;
 const BREAK_INSTRUCTION: &str = "RtlpBreakWithStatusInstruction";
 /// What a jump to an implementation takes.
 const JUMP: u32 = 5;
@@ -298,6 +300,11 @@ impl Plan {
             self.add(".pdata".to_owned(), read, tail(Vec::new()));
             self.merge_into_last(".pdata");
         }
+        if !has_text && !has_data {
+            // The code of a Windows kernel is more than the guest's: what may be written lies far behind the header.
+            let size = TAIL_PAD;
+            self.add("Pad1".to_owned(), read, SectionKind::Pad { size });
+        }
         let data = if has_data { "CACHEALI" } else { ".data" };
         self.add(
             data.to_owned(),
@@ -413,7 +420,12 @@ fn content(text: &mut String, symbol: &Symbol, types: &Types, arch: Arch, room: 
             }
         }
     } else {
-        let _ = writeln!(text, " .zero {size:#x}");
+        let initial = symbol.initial.iter().take(size as usize);
+        let bytes: Vec<String> = initial.map(u8::to_string).collect();
+        if !bytes.is_empty() {
+            let _ = writeln!(text, " .byte {}", bytes.join(", "));
+        }
+        let _ = writeln!(text, " .zero {:#x}", size - bytes.len() as u32);
     }
     size
 }

@@ -4,6 +4,7 @@ mod client;
 mod engine;
 mod memprocfs;
 mod prompt;
+mod replay;
 mod stub;
 mod windows;
 
