@@ -8,6 +8,7 @@
 //! the host take away is noise, and only ever makes things slower. Nothing here is a test: a figure that misses its bar
 //! is shown, and the exit status is 0.
 
+mod attach;
 mod boot;
 mod condition;
 mod dump;
@@ -34,7 +35,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 8] = [
+const ROWS: [(&str, Row); 9] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -43,6 +44,7 @@ const ROWS: [(&str, Row); 8] = [
     ("fork", fork::run),
     ("idle", idle::run),
     ("kd", kd::run),
+    ("attach", attach::run),
 ];
 
 /// Runs the rows that are named, or all.

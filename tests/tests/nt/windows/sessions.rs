@@ -1,6 +1,6 @@
 //! Coming and going.
 
-use super::{PROFILE, attached, guest, lives, nothing_wrong, options};
+use super::{PROFILE, attached, guest, lives, nothing_wrong, options, tick};
 use std::time::Duration;
 use tests::kd::packet::{Decoder, Incoming};
 use tests::kd::{Capture, Faults, Relay};
@@ -62,6 +62,45 @@ fn a_link_that_is_slow_and_byte_by_byte_is_good_enough() {
     assert!(engine.run("lm").contains("   nt "));
     nothing_wrong(&engine);
     engine.detach();
+}
+
+/// What gets lost, doubled or changed is sent again: the user sees nothing of it.
+#[test]
+fn a_link_that_spoils_bytes_is_good_enough() {
+    let Some((guest, mut service)) = guest() else {
+        return;
+    };
+    let faults = |seed| Faults {
+        seed,
+        lose: 40,
+        double: 40,
+        flip: 40,
+        ..Faults::default()
+    };
+    let relay = Relay::to(&service.kd_address(), faults(1), faults(2));
+    let mut engine = Engine::attached(relay.address(), &options(guest));
+    engine.run(".reload");
+    let modules = engine.run("lm");
+    for module in guest.modules() {
+        let range = format!("{} {}", tick(module.base), tick(module.end));
+        assert!(modules.contains(&range), "{module:?}:\n{modules}");
+    }
+    engine.run("bp nt!KeClockInterruptNotify");
+    for _ in 0..3 {
+        let hit = engine.run("g");
+        assert!(
+            hit.contains("Breakpoint 0 hit\nnt!KeClockInterruptNotify:\n"),
+            "{hit}"
+        );
+        let stack = engine.run("k");
+        assert!(stack.contains("nt!KiClockInterrupt"), "{stack}");
+        assert!(engine.run("t").contains("nt!KeClockInterruptNotify+0x1:\n"));
+    }
+    engine.run("bc *");
+    assert!(relay.spoilt() > 0);
+    nothing_wrong(&engine);
+    engine.detach();
+    lives(&mut service);
 }
 
 /// A whole session, byte by byte. With `KDD_RECORD=FILE` it is kept, to be replayed against the stub's session.
