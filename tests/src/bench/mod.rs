@@ -8,6 +8,7 @@
 //! the host take away is noise, and only ever makes things slower. Nothing here is a test: a figure that misses its bar
 //! is shown, and the exit status is 0.
 
+mod attach;
 mod boot;
 mod condition;
 mod dump;
@@ -47,6 +48,7 @@ const ROWS: [(&str, Row); 9] = [
     ("recognise", recognise::run),
     ("kd", kd::run),
     ("vmcore", vmcore::run),
+    ("attach", attach::run),
 ];
 
 /// Runs the rows that are named, or all.
