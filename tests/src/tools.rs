@@ -121,6 +121,10 @@ pub fn has_dump_readers() -> bool {
         && folder.join("volatility3").is_dir();
     if !there {
         skip("makedumpfile, drgn or volatility3 isn't installed: run setup/dump-readers.sh");
+    }
+    there
+}
+
 /// Where set-up put radare2.
 pub fn radare2_folder() -> PathBuf {
     cache_folder().join("radare2")

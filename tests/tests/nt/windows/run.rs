@@ -12,7 +12,7 @@ fn a_breakpoint_in_a_system_call_is_hit_and_left() {
     engine.begin("g");
     service.console().types("user\r");
     let hit = engine.end();
-    // The program prints before.
+    // The program prints before that.
     assert!(hit.contains("Breakpoint 0 hit\nnt!NtQuerySystemTime"), "{hit}");
     let stack = engine.run("k");
     assert!(stack.contains("nt!NtQuerySystemTime"), "{stack}");
