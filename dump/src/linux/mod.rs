@@ -13,7 +13,7 @@ mod qemu_note;
 mod vbox_note;
 mod vmcoreinfo;
 
-pub(crate) use notes::{NOTES_LIMIT, Notes, build as build_notes};
+pub(crate) use notes::{NOTES_LIMIT, Notes, build as build_notes, vmcoreinfo_range};
 pub(crate) use processors::registers;
 pub use vmcoreinfo::Vmcoreinfo;
 
