@@ -50,6 +50,7 @@ pub use guest::Guest;
 pub use in_memory::{InMemory, find_in_memory};
 pub use kdbg::{DebuggerData, Encoding, VersionBlock};
 pub use layout::Layout;
+pub use release::name as release_name;
 pub use report::{Report, Step};
 
 use crate::paging::PagingMode;

@@ -4,7 +4,8 @@ use super::output;
 use crate::Failure;
 use dump::{DumpDomain, Image, PAGE_SIZE};
 use hv_core::DomId;
-use introspect::windows::Guest;
+use introspect::linux::Linux;
+use introspect::windows::{Guest, Windows};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,7 +110,12 @@ impl Facts {
             })
             .collect();
         // What the file doesn't say of its system, its memory may.
-        let os = description.os.clone().or_else(|| recognised(image));
+        let (mut os, mut crash) = (description.os, description.crash);
+        if os.is_none() || crash.is_none() {
+            let (found_os, found_crash) = recognised(image);
+            os = os.or(found_os);
+            crash = crash.or(found_crash);
+        }
         Facts {
             path: path.to_owned(),
             format: description.format.name(),
@@ -120,7 +126,7 @@ impl Facts {
             uptime_ms: description
                 .uptime
                 .map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
-            crash: description.crash,
+            crash,
             root: description.root.map(|root| hex(root.0)),
             memory_bytes: ranges.iter().map(|range| range.bytes).sum(),
             pages: description.pages,
@@ -205,10 +211,17 @@ impl Facts {
     }
 }
 
-/// The operating system in an image's memory.
-fn recognised(image: Box<dyn Image>) -> Option<String> {
+/// The operating system in an image's memory, and why it crashed, if it did.
+fn recognised(image: Box<dyn Image>) -> (Option<String>, Option<String>) {
     let domain = DumpDomain::new(DomId(0), String::new(), image);
     let guest = Guest::new(&domain, &domain);
-    let windows = introspect::windows::Windows::recognise(guest, &symbols::SymbolPath::default());
-    windows.ok().map(|windows| windows.description())
+    if let Ok(windows) = Windows::recognise(guest, &symbols::SymbolPath::default()) {
+        return (Some(windows.description()), None);
+    }
+    let Ok(linux) = Linux::recognise(guest) else {
+        return (None, None);
+    };
+    let crash = linux.crash(&domain).ok();
+    let message = crash.and_then(|crash| crash.message().map(str::to_owned));
+    (Some(linux.description()), message)
 }

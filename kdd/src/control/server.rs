@@ -130,6 +130,10 @@ async fn connection(mut stream: UnixStream, service: Arc<Service>, number: u64) 
                         },
                     }
                 };
+                // What was told just before the answer comes before it.
+                while let Ok(progress) = updates.try_recv() {
+                    write(&mut stream, id, Outcome::Progress(progress)).await?;
+                }
                 let outcome = match answered {
                     Ok((same, answer)) => {
                         session = same;

@@ -133,6 +133,8 @@ struct Watch<'a> {
     /// What was told of last.
     told: Option<WatchEvent>,
     incidents: u64,
+    /// Resets of its own that it has yet to hear of.
+    own_resets: u32,
 }
 
 /// What happened.
@@ -180,6 +182,7 @@ impl<'a> Watch<'a> {
             retry: Some((Instant::now(), FIRST_RETRY)),
             told: None,
             incidents: 0,
+            own_resets: 0,
         })
     }
 
@@ -259,7 +262,9 @@ impl<'a> Watch<'a> {
                 self.triggers.disarm(&self.session);
                 self.kernel = None;
                 self.retry = Some((Instant::now(), FIRST_RETRY));
-                if self.rule.on.contains(&Trigger::Reset) {
+                if self.own_resets > 0 {
+                    self.own_resets -= 1;
+                } else if self.rule.on.contains(&Trigger::Reset) {
                     self.incident(Cause {
                         name: "reset",
                         detail: "the guest reset itself, or was reset".into(),
@@ -444,7 +449,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn then(&self) -> Result<(), Failure> {
+    fn then(&mut self) -> Result<(), Failure> {
         match self.rule.then {
             Then::Resume => {}
             // The operator's pause comes before the session's goes: no instruction runs in between.
@@ -453,7 +458,10 @@ impl<'a> Watch<'a> {
                     self.managed.pause()?;
                 }
             }
-            Then::Reset => self.managed.reset()?,
+            Then::Reset => {
+                self.managed.reset()?;
+                self.own_resets += 1;
+            }
             Then::Destroy => self.service.destroy(self.managed)?,
         }
         self.let_go();
