@@ -25,8 +25,9 @@ async fn echo(mut stream: Box<dyn Stream>, _peer: String, mut shutdown: Shutdown
     let mut bytes = [0; 100];
     loop {
         let read = tokio::select! {
-            read = stream.read(&mut bytes) => read?,
+            biased;
             () = shutdown.wait() => return Ok(()),
+            read = stream.read(&mut bytes) => read?,
         };
         if read == 0 {
             return Ok(());
@@ -130,4 +131,21 @@ async fn connections_from_elsewhere_are_served_one_after_the_other() {
     let (mut stream, _) = host.accept().await.unwrap();
     drop(endpoint);
     assert!(!answers(&mut stream).await);
+}
+
+#[tokio::test]
+async fn what_no_buffer_holds_goes_both_ways_all_the_same() {
+    let (_endpoint, address) = tcp(1, Duration::ZERO).await;
+    let (mut from, mut to) = TcpStream::connect(&address).await.unwrap().into_split();
+    let sent: Vec<u8> = (0..8u32 << 20)
+        .map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8)
+        .collect();
+    let written = sent.clone();
+    // More than the sockets' buffers hold.
+    let writer = tokio::spawn(async move { to.write_all(&written).await });
+    let mut back = vec![0; sent.len()];
+    let read = tokio::time::timeout(LIMIT, from.read_exact(&mut back)).await;
+    read.expect("it stands still").unwrap();
+    assert!(back == sent);
+    writer.await.unwrap().unwrap();
 }

@@ -13,11 +13,9 @@
 
 pub mod caller;
 pub mod client;
-mod dump_message;
 mod guest_view;
 pub mod hex;
 pub mod line;
 pub mod message;
 pub mod server;
 pub mod socket;
-mod watch_message;

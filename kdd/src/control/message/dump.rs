@@ -1,4 +1,4 @@
-//! What is said about dumps that are written: a part of [`message`](super::message)'s contract.
+//! What is said about dumps that are written.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
-//! What is said about watches: a part of [`message`](super::message)'s contract.
+//! What is said about watches.
 
-use super::dump_message::{DumpFormat, DumpReport};
-use super::hex::Hex;
+use super::{DumpFormat, DumpReport};
+use crate::control::hex::Hex;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
