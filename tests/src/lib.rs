@@ -27,6 +27,7 @@ mod process;
 mod scratch;
 mod service;
 mod snapshot;
+pub mod tape;
 mod tools;
 mod transcript;
 

@@ -267,6 +267,11 @@ pub enum Guest {
         /// The file.
         path: PathBuf,
     },
+    /// A crash dump or memory image, which is only read.
+    Dump {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// A Linux kernel and its machine.

@@ -17,6 +17,9 @@
 //! [[domain]]
 //! restore = "yesterday.state"
 //! paused = true
+//!
+//! [[domain]]
+//! dump = "memory.dmp"
 //! ```
 
 use crate::Failure;
@@ -44,6 +47,7 @@ struct DomainTable {
     initrd: Option<PathBuf>,
     append: Option<String>,
     restore: Option<PathBuf>,
+    dump: Option<PathBuf>,
     memory: Option<String>,
     cpus: Option<u32>,
     seed: Option<u64>,
@@ -107,9 +111,17 @@ impl DomainTable {
             || self.seed.is_some()
             || self.cpu.is_some()
             || self.debug_exit.is_some();
-        let named = [self.kernel.is_some(), self.nt.is_some(), self.restore.is_some()];
+        let named = [
+            self.kernel.is_some(),
+            self.nt.is_some(),
+            self.restore.is_some(),
+            self.dump.is_some(),
+        ];
         if named.iter().filter(|named| **named).count() > 1 {
-            return Err("it has several of kernel, nt and restore: name one of them".into());
+            return Err("it has several of kernel, nt, restore and dump: name one of them".into());
+        }
+        if self.dump.is_some() && (is_machine || self.paused) {
+            return Err("a dump can only be read: leave memory, cpus, paused, … out".into());
         }
         if self.restore.is_some() && is_machine {
             return Err("a saved state brings its machine along: leave memory, cpus, … out".into());
@@ -124,15 +136,17 @@ impl DomainTable {
             cpu: self.cpu,
             debug_exit: self.debug_exit,
         };
-        let guest = match (self.kernel, self.nt, self.restore) {
-            (Some(kernel), _, _) => Guest::Linux(LinuxGuest {
+        let guest = match (self.kernel, self.nt, self.restore, self.dump) {
+            (Some(kernel), _, _, _) => Guest::Linux(LinuxGuest {
                 kernel: place(kernel),
                 initrd: self.initrd.map(place),
                 append: self.append.unwrap_or_default(),
                 machine,
             }),
-            (_, Some(_), _) if self.initrd.is_some() => return Err("an NT-shaped guest has no initrd".into()),
-            (_, Some(profile), _) => {
+            (_, Some(_), _, _) if self.initrd.is_some() => {
+                return Err("an NT-shaped guest has no initrd".into());
+            }
+            (_, Some(profile), _, _) => {
                 // A file is relative to ours; a built-in profile has a name alone.
                 let profile = match Path::new(&profile).extension() {
                     Some(_) => place(profile.into()).to_string_lossy().into_owned(),
@@ -144,8 +158,11 @@ impl DomainTable {
                     machine,
                 })
             }
-            (_, _, Some(path)) => Guest::Restore { path: place(path) },
-            (None, None, None) => return Err("it has no guest: name a kernel, or a state to restore".into()),
+            (_, _, Some(path), _) => Guest::Restore { path: place(path) },
+            (_, _, _, Some(path)) => Guest::Dump { path: place(path) },
+            (None, None, None, None) => {
+                return Err("it has no guest: name a kernel, or a state to restore".into());
+            }
         };
         let console = match self.console {
             ConsoleTarget::Stdio => return Err("console stdio is for 'kdd run'".into()),

@@ -2,8 +2,10 @@
 
 mod client;
 mod engine;
+mod kernel_calls;
 mod memprocfs;
 mod prompt;
+mod replay;
 mod stub;
 mod variations;
 mod windows;
