@@ -18,6 +18,7 @@ mod idle;
 mod kd;
 mod loops;
 mod program;
+mod recognise;
 mod report;
 mod step;
 mod usage;
@@ -34,7 +35,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 8] = [
+const ROWS: [(&str, Row); 9] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -42,6 +43,7 @@ const ROWS: [(&str, Row); 8] = [
     ("loops", loops::run),
     ("fork", fork::run),
     ("idle", idle::run),
+    ("recognise", recognise::run),
     ("kd", kd::run),
 ];
 

@@ -1,6 +1,7 @@
 //! Microsoft's engine on the NT-shaped guest. What it must say follows from the profile (offsets, places within the
 //! kernel), from the images' files, and from what the guest's own console says; never from what kdd says.
 
+mod crash;
 mod memory;
 mod profiles;
 mod run;
