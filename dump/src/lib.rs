@@ -30,6 +30,7 @@ mod open;
 mod output;
 mod pages;
 mod source;
+pub mod windows;
 
 pub use bytes::FileBytes;
 pub use domain::DumpDomain;

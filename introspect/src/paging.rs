@@ -4,8 +4,11 @@
 //! that indexes it. [`walk::Walker`] goes down one; its length bounds every walk, whatever the tables hold. [`runs::Runs`]
 //! goes along a range.
 
+mod reach;
 pub(crate) mod runs;
 pub(crate) mod walk;
+
+pub use reach::{KernelHalf, PageTables};
 
 use hv_core::regs::{Registers, cr0, cr4, efer};
 use hv_core::{GuestPhysAddr, GuestVirtAddr};

@@ -6,14 +6,14 @@ use crate::error::Fault;
 use hv_core::introspect::{Error, ReadMemory};
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 
-const PRESENT: u64 = 1 << 0;
+pub(super) const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const PAGE_SIZE: u64 = 1 << 7;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Bits 51:12, the widest physical address the architecture allows.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bits of a PAE PDPTE that must be clear, apart from those above the physical address width.
 const PAE_PDPTE_RESERVED: u64 = 0b1_1110_0110 | NO_EXECUTE;
 
@@ -277,7 +277,7 @@ impl LevelSpec {
     }
 
     /// Whether an entry of this level maps a page, and not a table.
-    fn maps_page(&self, entry: u64) -> bool {
+    pub(super) fn maps_page(&self, entry: u64) -> bool {
         let large = matches!(self.large, Large::Page | Large::Pse36);
         self.is_last() || (large && entry & PAGE_SIZE != 0)
     }
@@ -285,19 +285,24 @@ impl LevelSpec {
     /// The page that an entry maps.
     fn page(&self, entry: u64, rights: Rights, address: GuestVirtAddr) -> Page {
         let size = 1 << self.shift;
-        let offset = address.0 & (size - 1);
+        Page {
+            phys: self.phys(entry, address),
+            size,
+            left: size - (address.0 & (size - 1)),
+            rights,
+            global: entry & GLOBAL != 0,
+        }
+    }
+
+    /// The physical address of `address` in the page that an entry maps.
+    pub(super) fn phys(&self, entry: u64, address: GuestVirtAddr) -> GuestPhysAddr {
+        let size = 1 << self.shift;
         let base = match self.large {
             // Bits 20:13 hold bits 39:32 of the address.
             Large::Pse36 => (entry & 0xffc0_0000) | ((entry >> 13) & 0xff) << 32,
             _ => entry & ADDRESS & !(size - 1),
         };
-        Page {
-            phys: GuestPhysAddr(base | offset),
-            size,
-            left: size - offset,
-            rights,
-            global: entry & GLOBAL != 0,
-        }
+        GuestPhysAddr(base | address.0 & (size - 1))
     }
 
     /// The bits that must be clear in such an entry. Light: what lies above the physical address width isn't

@@ -62,6 +62,10 @@ pub const STACK: u64 = BASE + 0x5f00;
 pub const USER: u64 = 0x40_0000;
 pub const TEXT: &[u8] = b"hello from the guest\n";
 
+pub const PRINT_CODE: &[u8] = &[
+    0x0f, 0xb7, 0x11, 0x48, 0x8b, 0x49, 8, 0xb8, 1, 0, 0, 0, 0xcd, 0x2d, 0xcc, 0xc3,
+];
+
 const PML4: u64 = 0x8000;
 const MEMORY: u64 = 4 << 20;
 
@@ -178,7 +182,8 @@ impl TestGuest {
         crash.push(0xe8);
         crash.extend((back as i32).to_le_bytes());
         self.write(CRASH, &crash);
-        self.write(PRINT, &[0xc3]);
+        // movzx edx, word [rcx]; mov rcx, [rcx+8]; mov eax, 1; int 2d; int3; ret
+        self.write(PRINT, PRINT_CODE);
         // mov rcx, offset string; call PRINT; jmp LOOP
         let mut speak = vec![0x48, 0xb9];
         speak.extend((BASE + 0x3e00).to_le_bytes());

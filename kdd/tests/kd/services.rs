@@ -178,8 +178,9 @@ fn a_module_that_is_told_is_a_pause_to_other_debuggers_and_no_stop() {
     assert!(!other.holds());
     host.go();
     assert_eq!(guest.domain.state(), DomainState::Running);
+    host.until(|_| events.lock().unwrap().contains(&TargetEvent::OtherResumed));
     let events = events.lock().unwrap();
-    assert!(events.contains(&TargetEvent::OtherStopped), "{events:?}");
+    assert_eq!(events[0], TargetEvent::OtherStopped, "{events:?}");
     let stopped = |event: &&TargetEvent| matches!(event, TargetEvent::Stopped { .. });
     assert_eq!(events.iter().find(stopped), None);
 }

@@ -19,6 +19,7 @@ mod idle;
 mod kd;
 mod loops;
 mod program;
+mod recognise;
 mod report;
 mod step;
 mod usage;
@@ -35,7 +36,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 9] = [
+const ROWS: [(&str, Row); 10] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -43,6 +44,7 @@ const ROWS: [(&str, Row); 9] = [
     ("loops", loops::run),
     ("fork", fork::run),
     ("idle", idle::run),
+    ("recognise", recognise::run),
     ("kd", kd::run),
     ("attach", attach::run),
 ];

@@ -2,6 +2,7 @@
 
 mod client;
 mod engine;
+mod kernel_calls;
 mod memprocfs;
 mod prompt;
 mod replay;

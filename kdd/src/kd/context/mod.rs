@@ -4,9 +4,6 @@
 //! registers are the session's own ([`super::hardware_breakpoints`]), and so is the trap flag that a host sets to
 //! step: the guest's registers never have either.
 
-mod amd64;
-mod fpu;
-mod x86;
 mod xstate;
 
 use super::guest::Guest;
@@ -14,11 +11,11 @@ use super::hardware_breakpoints::DebugRegisters;
 use super::reply::Reply;
 use hv_core::VcpuId;
 use hv_core::regs::{Registers, Segment, rflags, seg};
-use introspect::windows::Arch;
+use introspect::windows::{Arch, state};
 use protocol::manipulate::{ContextEx, Manipulate};
 use protocol::status::NtStatus;
 use std::collections::BTreeSet;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 
 /// The vCPUs whose host set the trap flag, to step them.
 #[derive(Default)]
@@ -68,10 +65,8 @@ pub(super) struct Extra<'a> {
 pub(super) fn read(guest: &Guest, vcpu: VcpuId, extra: &Extra<'_>) -> Option<Vec<u8>> {
     let mut registers = guest.registers(vcpu).ok()?;
     registers.rflags = extra.trap.show(vcpu, registers.rflags);
-    Some(match guest.arch() {
-        Arch::X64 => amd64::context(&registers, extra.debug, vcpu).as_bytes().to_vec(),
-        Arch::X86 => x86::context(&registers, extra.debug, vcpu).as_bytes().to_vec(),
-    })
+    extra.debug.show(vcpu, &mut registers);
+    Some(state::context(guest.arch(), &registers))
 }
 
 /// Writes a whole CONTEXT over a vCPU's registers.
@@ -80,14 +75,16 @@ pub(super) fn write(guest: &mut Guest, vcpu: VcpuId, bytes: &[u8], extra: &mut E
         return NtStatus::INVALID_PARAMETER;
     };
     let mut new = old.clone();
+    extra.debug.show(vcpu, &mut new);
     let taken = match guest.arch() {
         Arch::X64 => protocol::context::amd64::Context::read_from_prefix(bytes)
             .ok()
-            .map(|(context, _)| amd64::apply(&context, &mut new, extra.debug, vcpu)),
+            .map(|(context, _)| state::amd64::apply(&context, &mut new)),
         Arch::X86 => protocol::context::x86::Context::read_from_prefix(bytes)
             .ok()
-            .map(|(context, _)| x86::apply(&context, &mut new, extra.debug, vcpu)),
+            .map(|(context, _)| state::x86::apply(&context, &mut new)),
     };
+    extra.debug.take(vcpu, &mut new, &old);
     let Some(selectors) = taken else {
         return NtStatus::INVALID_PARAMETER;
     };
@@ -123,9 +120,6 @@ pub(super) fn set(guest: &mut Guest, vcpu: VcpuId, old: &Registers, new: &Regist
     }
 }
 
-/// The selectors that a CONTEXT has, in the order of [`Registers::segments`]; `None`: it doesn't say.
-type Selectors = [Option<u16>; 6];
-
 /// Loads a segment register from the guest's descriptor table, as MOV to it would.
 pub(super) fn load(guest: &mut Guest, registers: &mut Registers, index: usize, selector: u16) -> bool {
     let long = registers.efer & hv_core::regs::efer::LMA != 0;
@@ -154,23 +148,10 @@ pub(super) fn load(guest: &mut Guest, registers: &mut Registers, index: usize, s
     if guest.read_virtual(at, &mut bytes) < bytes.len() {
         return false;
     }
-    let descriptor = u64::from_le_bytes(bytes);
-    let attributes = (descriptor >> 40) as u32 & 0xf0ff;
-    let limit = (descriptor & 0xffff) as u32 | (descriptor >> 32) as u32 & 0xf_0000;
-    let new = Segment {
-        selector,
-        base: if keeps_base {
-            base
-        } else {
-            descriptor >> 16 & 0xff_ffff | descriptor >> 32 & 0xff00_0000
-        },
-        limit: if attributes & 1 << 15 != 0 {
-            limit << 12 | 0xfff
-        } else {
-            limit
-        },
-        attributes,
-    };
+    let mut new = state::segment(selector, bytes);
+    if keeps_base {
+        new.base = base;
+    }
     if !new.is_code_or_data() || !new.present() {
         return false;
     }

@@ -2,6 +2,7 @@
 //! kernel), from the images' files, and from what the guest's own console says; never from what kdd says.
 
 mod at_length;
+mod crash;
 mod endings;
 mod memory;
 mod run;

@@ -1,21 +1,20 @@
-//! CONTEXT of x86.
+//! CONTEXT and KSPECIAL_REGISTERS of x86.
 
 use super::Selectors;
 use super::fpu::{self, Pointers};
-use crate::kd::hardware_breakpoints::DebugRegisters;
-use hv_core::VcpuId;
-use hv_core::regs::{Registers, gpr, seg};
-use protocol::context::x86::{Context, flags};
+use hv_core::regs::{DescriptorTable, Registers, gpr, seg};
+use protocol::context::x86::{Context, Descriptor, SpecialRegisters, flags};
 use zerocopy::FromZeros;
 
-pub(super) fn context(registers: &Registers, debug: &DebugRegisters, vcpu: VcpuId) -> Context {
+/// The CONTEXT of a vCPU.
+pub fn context(registers: &Registers) -> Context {
     let selector = |index: usize| u32::from(registers.segments[index].selector).into();
     let general = |index: usize| (registers.gpr[index] as u32).into();
     let mut context = Context::new_zeroed();
     context.context_flags = flags::ALL.into();
-    context.dr = debug.addresses.map(|value| (value as u32).into());
-    context.dr6 = (debug.dr6(vcpu) as u32).into();
-    context.dr7 = (debug.dr7 as u32).into();
+    context.dr = registers.dr.map(|value| (value as u32).into());
+    context.dr6 = (registers.dr6 as u32).into();
+    context.dr7 = (registers.dr7 as u32).into();
     let x87 = &registers.x87;
     let save = &mut context.float_save;
     save.control_word = (0xffff_0000 | u32::from(x87.fcw)).into();
@@ -52,12 +51,7 @@ pub(super) fn context(registers: &Registers, debug: &DebugRegisters, vcpu: VcpuI
 
 /// Writes the parts that the CONTEXT's flags name; the selectors that it has come back. Of the two forms of x87 state
 /// the FXSAVE image counts where it is named.
-pub(super) fn apply(
-    context: &Context,
-    registers: &mut Registers,
-    debug: &mut DebugRegisters,
-    vcpu: VcpuId,
-) -> Selectors {
+pub fn apply(context: &Context, registers: &mut Registers) -> Selectors {
     let has = |part: u32| context.context_flags.get() & part != 0;
     let mut selectors = Selectors::default();
     // A selector is the low half of its field.
@@ -101,11 +95,52 @@ pub(super) fn apply(
         }
     }
     if has(flags::DEBUG_REGISTERS) {
-        debug.addresses = context.dr.map(|value| u64::from(value.get()));
-        debug.set_dr6(vcpu, u64::from(context.dr6.get()));
-        debug.dr7 = u64::from(context.dr7.get());
+        registers.dr = context.dr.map(|value| u64::from(value.get()));
+        registers.dr6 = u64::from(context.dr6.get());
+        registers.dr7 = u64::from(context.dr7.get());
     }
     selectors
+}
+
+/// The KSPECIAL_REGISTERS of a vCPU: a 32-bit processor's registers have 32 bits.
+pub fn special(registers: &Registers) -> SpecialRegisters {
+    let table = |table: DescriptorTable| Descriptor {
+        padding: 0.into(),
+        limit: table.limit.into(),
+        base: (table.base as u32).into(),
+    };
+    let low = |value: u64| (value as u32).into();
+    SpecialRegisters {
+        cr0: low(registers.cr0),
+        cr2: low(registers.cr2),
+        cr3: low(registers.cr3),
+        cr4: low(registers.cr4),
+        dr: registers.dr.map(low),
+        dr6: low(registers.dr6),
+        dr7: low(registers.dr7),
+        gdtr: table(registers.gdtr),
+        idtr: table(registers.idtr),
+        tr: registers.tr.selector.into(),
+        ldtr: registers.ldtr.selector.into(),
+        reserved: Default::default(),
+    }
+}
+
+/// Writes all but the task register and the LDTR, which have hidden parts.
+pub fn apply_special(special: &SpecialRegisters, registers: &mut Registers) {
+    let table = |table: &Descriptor| DescriptorTable {
+        base: u64::from(table.base.get()),
+        limit: table.limit.get(),
+    };
+    registers.cr0 = u64::from(special.cr0.get());
+    registers.cr2 = u64::from(special.cr2.get());
+    registers.cr3 = u64::from(special.cr3.get());
+    registers.cr4 = u64::from(special.cr4.get());
+    registers.dr = special.dr.map(|value| u64::from(value.get()));
+    registers.dr6 = u64::from(special.dr6.get());
+    registers.dr7 = u64::from(special.dr7.get());
+    registers.gdtr = table(&special.gdtr);
+    registers.idtr = table(&special.idtr);
 }
 
 #[cfg(test)]
@@ -116,11 +151,11 @@ mod tests {
     fn a_context_written_back_changes_nothing() {
         let mut registers = Registers::at_reset(true);
         registers.gpr[..8].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
-        let mut debug = DebugRegisters::default();
-        let same = context(&registers, &debug, VcpuId(0));
+        let same = context(&registers);
         assert_eq!((same.eax.get(), same.esp.get(), same.edi.get()), (1, 5, 8));
         let mut new = registers.clone();
-        apply(&same, &mut new, &mut debug, VcpuId(0));
+        apply(&same, &mut new);
+        apply_special(&special(&registers), &mut new);
         new.x87.ftw = registers.x87.ftw;
         assert_eq!(new, registers);
     }
