@@ -89,6 +89,9 @@ pub(super) struct Cpu {
     pub(super) vbox: Option<Vec<u8>>,
 }
 
+/// Where a processor's note of one kind goes.
+type Place = fn(&mut Cpu) -> &mut Option<Vec<u8>>;
+
 /// What the notes say.
 #[derive(Default)]
 pub(crate) struct Notes {
@@ -108,7 +111,7 @@ impl Notes {
         let mut vbox_count = 0;
         for note in walk(bytes) {
             let descriptor = &bytes[note.descriptor];
-            let (count, put): (_, fn(&mut Cpu) -> &mut Option<Vec<u8>>) = match (note.name, note.kind) {
+            let (count, put): (_, Place) = match (note.name, note.kind) {
                 (b"CORE", NT_PRSTATUS) => (&mut notes.prstatus_count, |cpu| &mut cpu.prstatus),
                 (b"QEMU", OWN) => (&mut notes.qemu_count, |cpu| &mut cpu.qemu),
                 (b"VBCPU", vbox_note::CPU) if notes.virtualbox => (&mut vbox_count, |cpu| &mut cpu.vbox),

@@ -44,11 +44,9 @@ pub(super) fn prune(folder: &Path, domain: &str, newest: &Path, limits: Limits) 
     }
     // The newest first: those stay that fit.
     dumps.sort_by(|a, b| b.cmp(a));
-    let mut files = 1;
     let mut bytes = newest.metadata().map_or(0, |facts| space(&facts));
     let mut removed = Vec::new();
-    for (_, path, length) in dumps {
-        files += 1;
+    for (files, (_, path, length)) in (2..).zip(dumps) {
         bytes += length;
         let fits =
             limits.files.is_none_or(|most| files <= most) && limits.bytes.is_none_or(|most| bytes <= most);
