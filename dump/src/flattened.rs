@@ -59,12 +59,12 @@ pub(crate) fn index(file: &FileBytes) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut at = START as u64;
     let (mut sorted, mut highest) = (true, 0);
-    loop {
+    for _ in 0..RECORD_LIMIT {
         let header: [u8; RECORD] = file.array("a record of the flattened file", at)?;
         let (words, _) = header.as_chunks::<8>();
         let [start, length] = [0, 1].map(|n| u64::from_be_bytes(words[n]));
         if start == u64::MAX && length == u64::MAX {
-            break;
+            return Ok(if sorted { pieces } else { untangle(pieces) });
         }
         let end = start.checked_add(length).filter(|&end| end <= LENGTH_LIMIT);
         let end = end.ok_or_else(|| {
@@ -75,11 +75,6 @@ pub(crate) fn index(file: &FileBytes) -> Result<Vec<Piece>> {
         })?;
         let data = at + RECORD as u64;
         file.check("a record's bytes", data, length)?;
-        if pieces.len() == RECORD_LIMIT {
-            return Err(Error::Unsupported(format!(
-                "more than {RECORD_LIMIT} records; 'makedumpfile -R' makes a plain file of it"
-            )));
-        }
         if length > 0 {
             pieces.push(Piece { start, end, at: data });
             sorted &= start >= highest;
@@ -87,22 +82,22 @@ pub(crate) fn index(file: &FileBytes) -> Result<Vec<Piece>> {
         }
         at = data + length;
     }
-    if !sorted {
-        pieces = untangle(pieces);
-    }
-    Ok(pieces)
+    Err(Error::Unsupported(format!(
+        "more than {RECORD_LIMIT} records; 'makedumpfile -R' makes a plain file of it"
+    )))
 }
 
 /// Sorts; where two overlap, the later stays whole.
 fn untangle(mut pieces: Vec<Piece>) -> Vec<Piece> {
-    let in_order = pieces.clone();
-    pieces.sort_by_key(|piece| piece.start);
+    pieces.sort_unstable_by_key(|piece| piece.start);
     if pieces.is_sorted_by(|left, right| left.end <= right.start) {
         return pieces;
     }
+    // In the order of the file again.
+    pieces.sort_unstable_by_key(|piece| piece.at);
     // By start: end, and place in the flattened file.
     let mut map: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
-    for new in in_order {
+    for new in pieces {
         if let Some((&start, &(end, at))) = map.range(..new.start).next_back()
             && end > new.start
         {

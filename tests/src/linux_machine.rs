@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 /// The kernel's image without KASLR, and with `phys_base` 0.
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// The shell waits for a command.
+const PROMPT: &[u8] = b"/root # ";
 /// Enough for any boot; a guest that needs more hangs.
 const MOST_TICKS: u64 = 60_000_000_000;
 
@@ -44,7 +46,7 @@ impl LinuxMachine {
             ticks: 2_000_000,
             step: None,
         };
-        while !seen.ends_with(b"# ") {
+        while !seen.windows(PROMPT.len()).any(|window| window == PROMPT) {
             match machine.run(&slice, &never) {
                 RunExit::Limit => {}
                 RunExit::Idle { until } if until != Ticks::NEVER => machine.advance_idle(until),

@@ -396,7 +396,7 @@ fn describe(header: &Header, sub: &SubHeader, notes: &Notes, is_64_bit: bool) ->
     );
     problem(
         true,
-        "the format itself".into(),
+        "a format that only tools for Linux crashes know".into(),
         &["gdb", "volatility3", "LeechCore"],
     );
     description
