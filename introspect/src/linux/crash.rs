@@ -10,19 +10,20 @@ use std::fmt;
 const NO_CPU: u32 = u32::MAX;
 /// How a panic begins in the log.
 const PANIC: &str = "Kernel panic - not syncing: ";
+/// The line that every oops has: `Oops: 0002 [#1] PREEMPT SMP`. Others before it say more.
+const OOPS: &str = "Oops: ";
+/// Lines before it that are looked at.
+const OOPS_HEAD: usize = 8;
 /// How what makes an oops begins: texts of `__die`, `page_fault_oops`, `exc_…` and `BUG()` in arch/x86.
-const OOPSES: [&str; 11] = [
+const CAUSES: [&str; 8] = [
     "BUG: kernel NULL pointer dereference",
     "BUG: unable to handle",
-    "BUG: sleeping function",
     "kernel BUG at ",
     "general protection fault",
-    "Oops: ",
     "divide error: ",
     "invalid opcode: ",
     "stack segment: ",
     "double fault: ",
-    "kernel tried to execute NX-protected page",
 ];
 
 /// What the kernel was marked with (`tainted_mask`; Documentation/admin-guide/tainted-kernels.rst).
@@ -123,12 +124,11 @@ impl Linux {
             && let Ok(log) = self.log(memory)
         {
             if panicked {
-                crash.panic = last(&log.records, |line| line.strip_prefix(PANIC));
+                let mut lines = newest_first(&log.records);
+                crash.panic = lines.find_map(|line| line.strip_prefix(PANIC)).map(str::to_owned);
             }
             if died {
-                crash.oops = last(&log.records, |line| {
-                    OOPSES.iter().any(|start| line.starts_with(start)).then_some(line)
-                });
+                crash.oops = last_oops(newest_first(&log.records));
             }
         }
         Ok(crash)
@@ -151,16 +151,41 @@ impl Linux {
     }
 }
 
-/// The last line of the kernel's own records that `pick` takes.
-fn last(records: &[Record], pick: impl Fn(&str) -> Option<&str>) -> Option<String> {
+/// The lines of the kernel's own records.
+fn newest_first(records: &[Record]) -> impl Iterator<Item = &str> {
     let own = records.iter().rev().filter(|record| record.facility == 0);
     own.flat_map(|record| record.text.lines().rev())
-        .find_map(|line| pick(line).map(str::to_owned))
+}
+
+/// The line that says most of the last oops.
+fn last_oops<'a>(mut lines: impl Iterator<Item = &'a str>) -> Option<String> {
+    let cause = |line: &&str| CAUSES.iter().any(|start| line.starts_with(start));
+    let last = lines.find(|line| cause(line) || line.starts_with(OOPS))?;
+    let better = if last.starts_with(OOPS) {
+        lines.take(OOPS_HEAD).find(cause)
+    } else {
+        None
+    };
+    Some(better.unwrap_or(last).to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cause_of_an_oops_is_told_and_not_its_number() {
+        let lines = [
+            "---[ end trace 0000000000000000 ]---",
+            "Oops: 0002 [#1] PREEMPT SMP PTI",
+            "#PF: error_code(0x0002) - not-present page",
+            "BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "general protection fault: of long ago",
+        ];
+        assert_eq!(last_oops(lines.into_iter()).as_deref(), Some(lines[3]));
+        assert_eq!(last_oops(lines[..3].iter().copied()).as_deref(), Some(lines[1]));
+        assert_eq!(last_oops(lines[..1].iter().copied()), None);
+    }
 
     #[test]
     fn taints_are_told_by_their_letters() {

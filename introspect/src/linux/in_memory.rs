@@ -41,10 +41,7 @@ pub(super) fn find<'a>(memory: &'a dyn ReadMemory, report: &mut Report) -> Resul
                     "page tables",
                     format!("{}, by VMCOREINFO in memory at {at}", found.space.root),
                 );
-                return Ok(Found {
-                    vmcoreinfo: Some(info.clone()),
-                    ..found
-                });
+                return Ok(found);
             }
             Err(error) => why.push(format!("VMCOREINFO at {at}: {error}")),
         }
@@ -106,7 +103,8 @@ pub(super) fn notes(memory: &dyn ReadMemory) -> Vec<(GuestPhysAddr, VmcoreInfo)>
     found
 }
 
-fn by_vmcoreinfo<'a>(memory: &'a dyn ReadMemory, info: &VmcoreInfo) -> Result<Found<'a>, String> {
+/// The kernel that a VMCOREINFO is of.
+pub(super) fn by_vmcoreinfo<'a>(memory: &'a dyn ReadMemory, info: &VmcoreInfo) -> Result<Found<'a>, String> {
     let phys_base = info.number("phys_base").ok_or("it has no phys_base")?;
     let tables = ROOTS.iter().find_map(|name| info.symbol(name));
     let tables = tables.ok_or("it has no swapper_pg_dir")?;
@@ -128,7 +126,10 @@ fn by_vmcoreinfo<'a>(memory: &'a dyn ReadMemory, info: &VmcoreInfo) -> Result<Fo
         .as_ref()
         .is_none_or(|symbols| symbols.address("_stext").map(GuestVirtAddr) == start);
     if same {
-        Ok(found)
+        Ok(Found {
+            vmcoreinfo: Some(info.clone()),
+            ..found
+        })
     } else {
         Err("it is another kernel's than the one in memory".to_owned())
     }

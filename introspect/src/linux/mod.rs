@@ -15,6 +15,7 @@
 //! checked, every walk has a limit, and a list that breaks off says so and gives what was read before ([`Walk`]). A
 //! field whose place isn't known in this build is an error and never guessed. x86-64 only.
 
+mod cpus;
 mod crash;
 mod error;
 mod find;
@@ -22,18 +23,24 @@ mod image;
 mod in_memory;
 mod layout;
 mod learn;
+mod list;
 mod log;
+mod modules;
 mod pages;
 mod space;
+mod tasks;
 mod vmcoreinfo;
 
 pub use crate::windows::{Broken, Guest, Report, Step, Walk};
+pub use cpus::Cpu;
 pub use crash::{Crash, Taint};
 pub use error::{Error, NotLinux, Unknown};
 pub use image::KernelImage;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
+pub use modules::{Module, ModulePart, ModuleState};
 pub use pages::{PageKind, PageKinds};
+pub use tasks::{Task, TaskState};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::paging::PagingMode;
@@ -89,6 +96,17 @@ impl Linux {
     pub fn recognise_in_memory(memory: &dyn ReadMemory) -> Result<Linux, NotLinux> {
         let mut report = Report::default();
         let found = in_memory::find(memory, &mut report)?;
+        Ok(learn::learn(found, report))
+    }
+
+    /// Recognises the kernel that a VMCOREINFO is of: a dump has it as a note, and nothing has to be looked for.
+    ///
+    /// # Errors
+    /// [`NotLinux::NoKernel`].
+    pub fn recognise_by_vmcoreinfo(memory: &dyn ReadMemory, info: &VmcoreInfo) -> Result<Linux, NotLinux> {
+        let mut report = Report::default();
+        let found = in_memory::by_vmcoreinfo(memory, info).map_err(NotLinux::NoKernel)?;
+        report.found("page tables", format!("{}, by VMCOREINFO", found.space.root));
         Ok(learn::learn(found, report))
     }
 

@@ -9,7 +9,6 @@ use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use std::cell::RefCell;
 
 /// The longest text that is read, in bytes.
-#[allow(dead_code)]
 const MAX_TEXT: usize = 0x1000;
 
 /// An address space that the kernel is mapped in. The guest stands still while it is used.
@@ -127,7 +126,6 @@ impl<'a> Space<'a> {
     }
 
     /// Text up to a NUL or the limit, without control characters.
-    #[allow(dead_code)]
     pub(super) fn text(
         &self,
         what: &'static str,

@@ -3,5 +3,7 @@
 
 mod crash;
 mod guest;
+mod hostile;
 mod pages;
 mod recognise;
+mod tasks;
