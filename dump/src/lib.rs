@@ -33,4 +33,4 @@ pub use pages::{PAGE_SIZE, Page, PageRange, Pfn};
 pub use source::{Ignore, Observer, Source, Written};
 
 /// The result of reading or writing a dump.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -53,6 +53,22 @@ impl PageSet {
         }
     }
 
+    /// A bitmap's first bits, of which there are enough.
+    pub fn from_bytes(bytes: &[u8], bits: u64) -> PageSet {
+        let mut set = PageSet::new(bits);
+        for (word, bytes) in set.words.iter_mut().zip(bytes.chunks(8)) {
+            let mut raw = [0; 8];
+            raw[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(raw);
+        }
+        if let Some(last) = set.words.last_mut()
+            && !bits.is_multiple_of(64)
+        {
+            *last &= (1 << (bits % 64)) - 1;
+        }
+        set
+    }
+
     /// How many numbers there could be.
     pub fn bits(&self) -> u64 {
         self.words.len() as u64 * 64

@@ -80,8 +80,8 @@ pub struct MemoryBlock64 {
     pub number_of_runs: U32,
     pub padding: U32,
     pub number_of_pages: U64,
-    pub runs: [Run64; MAX_RUNS64],
-    pub rest: [u8; 16],
+    /// One more than fits the documented 700 bytes: some write it.
+    pub runs: [Run64; MAX_RUNS64 + 1],
 }
 assert_size!(MemoryBlock64 = 704);
 

@@ -23,8 +23,6 @@ pub enum Address {
     ModuleList = 0x48,
     /// PsActiveProcessHead.
     ProcessList = 0x50,
-    /// KiBugcheckData: the code and four parameters.
-    BugcheckData = 0x88,
     /// MmPfnDatabase.
     PfnDatabase = 0xc0,
     /// NtBuildLab.
@@ -38,8 +36,6 @@ pub enum Address {
 pub enum PrcbOffset {
     /// ProcessorState.ContextFrame.
     ContextFrame = 0x2bc,
-    /// Number.
-    Number = 0x2be,
     /// ProcessorState.SpecialRegisters.
     SpecialRegisters = 0x2f2,
     /// Context: a pointer to the processor's CONTEXT, from Windows 7 on.
@@ -71,15 +67,33 @@ impl<'a> DebuggerBlock<'a> {
 
     /// A field that isn't zero: nothing of what is asked for begins a KPRCB.
     pub fn offset(&self, field: PrcbOffset) -> Option<u64> {
-        let at = field as usize;
+        self.word(field as usize)
+    }
+
+    fn word(&self, at: usize) -> Option<u64> {
         let bytes = self.bytes.get(at..at + 2)?.try_into().ok()?;
         let offset = u64::from(u16::from_le_bytes(bytes));
         (offset != 0).then_some(offset)
     }
 
-    /// PaeEnabled, a bit.
-    pub fn pae(&self) -> bool {
-        self.bytes.get(0x36).is_some_and(|byte| byte & 1 != 0)
+    /// SizeEThread.
+    pub fn thread_size(&self) -> Option<u64> {
+        self.word(0x2c0)
+    }
+
+    /// SizeEProcess.
+    pub fn process_size(&self) -> Option<u64> {
+        self.word(0x2a8)
+    }
+
+    /// OffsetKThreadApcProcess: of the process whose address space a thread is in.
+    pub fn apc_process(&self) -> Option<u64> {
+        self.word(0x2a0)
+    }
+
+    /// OffsetPcrContainedPrcb: of the KPRCB in the KPCR.
+    pub fn prcb_in_pcr(&self) -> Option<u64> {
+        self.word(0x2e6)
     }
 }
 

@@ -22,10 +22,19 @@
 
 mod bitmap;
 mod body;
+mod bugcheck;
+mod describe;
 mod facts;
 mod header;
 mod kdbg;
+mod map;
+mod physical;
+mod processors;
+mod read;
 mod select;
+mod triage;
 mod write;
 
+pub use bugcheck::name as bugcheck_name;
+pub use read::{WindowsDump, is_dump, open};
 pub use write::{Kind, Options, write};

@@ -48,6 +48,7 @@ pub use field::{Field, Global, Source};
 pub use guest::Guest;
 pub use kdbg::{DebuggerData, Encoding, VersionBlock};
 pub use layout::Layout;
+pub use release::name as release_name;
 pub use report::{Report, Step};
 
 use crate::paging::PagingMode;
