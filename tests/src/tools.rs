@@ -151,7 +151,8 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-pub(crate) fn cache_folder() -> PathBuf {
+/// Where set-up puts what it fetches and builds.
+pub fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     // As for the set-up scripts, a relative path starts at the project's folder.
     root().join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))

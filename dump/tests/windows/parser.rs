@@ -48,8 +48,8 @@ fn another_parser_reads_the_guests_memory_and_registers() {
         let modules = windows.modules(nt.guest()).unwrap().items;
         assert_eq!(names.len(), modules.len(), "{names:?}");
         assert!(
-            parser
-                .phys_read_exact(Gpa::new(Pfn(1 << 30).address().0), &mut page)
+            phys::Reader::new(&parser)
+                .read_exact(Gpa::new(Pfn(1 << 30).address().0), &mut page)
                 .is_err()
         );
     }
