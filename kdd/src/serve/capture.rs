@@ -309,7 +309,7 @@ impl<'a> Plan<'a> {
                         elf::VirtualAddresses::DirectMap
                     },
                 };
-                let facts = facts(system);
+                let facts = facts(domain, system);
                 elf::write(&source, &registers(domain)?, &facts, &options, sink, observer)
             }
             (DumpFormat::Kdump, _) => self.write_kdump(domain, &source, sink, observer),
@@ -402,7 +402,7 @@ impl Plan<'_> {
             },
             ..kdump::KdumpOptions::default()
         };
-        let facts = facts(self.system);
+        let facts = facts(domain, self.system);
         let registers = registers(domain)?;
         // Pages of zeros take no space as it is, and crash wants to read them.
         let level = u32::from(self.options.level & !1);
@@ -436,7 +436,7 @@ impl PageFilter for ByKind<'_> {
 }
 
 /// What a Linux dump needs to know of the kernel.
-fn facts(system: &System) -> LinuxFacts {
+fn facts(domain: &dyn Introspect, system: &System) -> LinuxFacts {
     let System::Linux(linux) = system else {
         return LinuxFacts::default();
     };
@@ -449,7 +449,7 @@ fn facts(system: &System) -> LinuxFacts {
             start: image.base,
             length: image.size,
         }),
-        utsname: None,
+        utsname: linux.utsname(domain).ok(),
         crash_time: None,
         crashed_processor: None,
     }
