@@ -81,6 +81,9 @@ pub(crate) fn vmcoreinfo_range(bytes: &[u8]) -> Option<Range<usize>> {
         .map(|note| note.descriptor)
 }
 
+/// Where a descriptor belongs.
+type Place = fn(&mut Cpu) -> &mut Option<Vec<u8>>;
+
 /// What the notes say of one processor.
 #[derive(Default)]
 pub(super) struct Cpu {
@@ -108,7 +111,7 @@ impl Notes {
         let mut vbox_count = 0;
         for note in walk(bytes) {
             let descriptor = &bytes[note.descriptor];
-            let (count, put): (_, fn(&mut Cpu) -> &mut Option<Vec<u8>>) = match (note.name, note.kind) {
+            let (count, put): (_, Place) = match (note.name, note.kind) {
                 (b"CORE", NT_PRSTATUS) => (&mut notes.prstatus_count, |cpu| &mut cpu.prstatus),
                 (b"QEMU", OWN) => (&mut notes.qemu_count, |cpu| &mut cpu.qemu),
                 (b"VBCPU", vbox_note::CPU) if notes.virtualbox => (&mut vbox_count, |cpu| &mut cpu.vbox),
