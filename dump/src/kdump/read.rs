@@ -223,7 +223,7 @@ fn read_bitmaps(
         pages,
         before,
     };
-    Ok((ram.finish(), bitmap, count))
+    Ok((ram.finish(pages), bitmap, count))
 }
 
 fn ones(bits: &[u8]) -> u64 {
@@ -275,11 +275,9 @@ impl Ranges {
         }
     }
 
-    /// Bits end at a multiple of a block, so an open range does too.
-    fn finish(mut self) -> Vec<PageRange> {
-        if let Some(first) = self.open {
-            self.close((first + 1).next_multiple_of(BLOCK_BITS));
-        }
+    /// What is still open ends at `end`.
+    fn finish(mut self, end: u64) -> Vec<PageRange> {
+        self.close(end);
         self.done
     }
 }

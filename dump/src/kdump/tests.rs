@@ -116,6 +116,19 @@ proptest! {
 }
 
 #[test]
+fn ram_may_cross_the_bitmaps_blocks_and_fill_the_last() {
+    let memory = FakeMemory {
+        ram: vec![PageRange {
+            first: Pfn(32_760),
+            count: 32_776,
+        }],
+        seeds: [(32_767, 3), (32_768, 5), (65_535, 7)].into(),
+    };
+    let (bytes, _) = written(&memory, &options(Compression::Zlib), &mut KeepAll);
+    assert_same_memory(&open(file_of(&bytes)).unwrap(), &memory);
+}
+
+#[test]
 fn the_file_says_what_it_is() {
     let (bytes, done) = written(&small_memory(), &KdumpOptions::default(), &mut KeepAll);
     assert_eq!((done.pages, done.zero_pages, done.excluded), (33, 28, 0));

@@ -81,6 +81,9 @@ pub(crate) fn vmcoreinfo_range(bytes: &[u8]) -> Option<Range<usize>> {
         .map(|note| note.descriptor)
 }
 
+/// Where a descriptor belongs.
+type Place = fn(&mut Cpu) -> &mut Option<Vec<u8>>;
+
 /// What the notes say of one processor.
 #[derive(Default)]
 pub(super) struct Cpu {

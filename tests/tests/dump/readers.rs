@@ -53,17 +53,11 @@ print(json.dumps({
 #[track_caller]
 pub fn volatility(dump: &Path, plugin: &str) -> String {
     let mut command = Command::new("python3");
-    command.args([
-        "-c",
-        "import volatility3.cli; volatility3.cli.main()",
-        "--offline",
-        "-q",
-        "-f",
-    ]);
+    let folder = tests::dump_readers_folder();
     command
-        .arg(dump)
-        .arg(plugin)
-        .env("PYTHONPATH", tests::dump_readers_folder());
+        .arg(folder.join("bin/vol"))
+        .args(["--offline", "-q", "-f"]);
+    command.arg(dump).arg(plugin).env("PYTHONPATH", folder);
     printed(&mut command)
 }
 
