@@ -35,7 +35,7 @@ pub use console::Console;
 pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
 pub use lldb::Lldb;
-pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
+pub use nt::{NtGuest, NtModule, NtProcess, machine, nt_guest};
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
