@@ -139,7 +139,7 @@ impl Image {
 
 /// An image with tables in this layout, and what should be read from it.
 fn image(layout: Layout) -> (Vec<u8>, Vec<(u64, char, String)>) {
-    let long = layout.addresses_first && layout.sequence || !layout.addresses_first;
+    let long = layout.sequence || !layout.addresses_first;
     let mut symbols = symbols();
     if !long {
         for (_, _, name) in &mut symbols {
