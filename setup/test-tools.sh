@@ -12,3 +12,5 @@ for tool in gdb lldb qemu-system-x86_64; do
 done
 bash "$KDD_ROOT/setup/dbgeng.sh"
 bash "$KDD_ROOT/setup/memprocfs.sh"
+bash "$KDD_ROOT/setup/dump-readers.sh"
+bash "$KDD_ROOT/setup/radare2.sh"

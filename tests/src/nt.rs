@@ -96,6 +96,11 @@ impl NtGuest {
         })
     }
 
+    /// The file that it is saved in.
+    pub fn saved(&self) -> &Path {
+        &self.state
+    }
+
     /// A service with a guest that goes on from here, and a KD endpoint: `kdd run`.
     #[track_caller]
     pub fn service(&self) -> Service {

@@ -29,6 +29,7 @@ mod modules;
 mod pages;
 mod space;
 mod tasks;
+mod uts;
 mod vmcoreinfo;
 
 pub use crate::windows::{Broken, Guest, Report, Step, Walk};
@@ -41,6 +42,7 @@ pub use log::{Caller, Level, Log, Record};
 pub use modules::{Module, ModulePart, ModuleState};
 pub use pages::{PageKind, PageKinds};
 pub use tasks::{Task, TaskState};
+pub use uts::{UTS_FIELD, Utsname};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::paging::PagingMode;

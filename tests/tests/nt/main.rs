@@ -2,9 +2,13 @@
 
 mod client;
 mod engine;
+mod kernel_calls;
 mod memprocfs;
 mod prompt;
+mod radare2;
+mod replay;
 mod stub;
+mod variations;
 mod windows;
 
 /// Bytes, written as pairs of digits.
