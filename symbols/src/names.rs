@@ -15,14 +15,15 @@ pub(crate) struct NameIndex {
 }
 
 impl NameIndex {
-    /// Of entries `0..count`.
+    /// Of entries `0..count`; those without a name are left out.
     pub(crate) fn new<'n>(count: u32, name: impl Fn(u32) -> &'n [u8]) -> NameIndex {
         let size = (count as usize * 2).next_power_of_two().max(2);
         let mut index = NameIndex {
             keys: RandomState::new(),
             slots: vec![EMPTY; size],
         };
-        for entry in 0..count {
+        // Half of a kernel's types have no name, and nobody asks for them by it.
+        for entry in (0..count).filter(|&entry| !name(entry).is_empty()) {
             let mut slot = index.first_slot(name(entry));
             let mut tried = 0;
             while index.slots[slot] != EMPTY && tried < MAX_PROBES {
@@ -68,7 +69,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(found(b"a"), [0, 2, 4]);
-        assert_eq!(found(b""), [3]);
+        assert!(found(b"").is_empty());
         assert!(found(b"c").is_empty());
     }
 

@@ -49,7 +49,7 @@ pub(super) fn records(bytes: &[u8], first: u64, next: u64, layout: &Layout) -> L
     let (mut log, mut at, mut wrapped) = (Log::default(), first, false);
     while at != next && log.records.len() < MAX_RECORDS as usize {
         let length = number(bytes, at + layout.length, 2);
-        if length == 0 && !wrapped {
+        if length == 0 && !wrapped && at < bytes.len() as u64 {
             // The rest of the buffer was too short for a record.
             (at, wrapped) = (0, true);
             continue;
