@@ -44,6 +44,11 @@ impl<'a> Source<'a> {
         self.ram.iter().map(|range| range.count).sum()
     }
 
+    /// The pages that differ in the file, in rising order.
+    pub fn patched(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.patches.keys().copied()
+    }
+
     /// Lets bytes differ in the file from what the guest has there.
     ///
     /// # Errors

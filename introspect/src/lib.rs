@@ -48,6 +48,7 @@
 mod error;
 mod event;
 mod hold;
+pub mod linux;
 mod outbox;
 mod paging;
 mod region;
@@ -58,7 +59,7 @@ pub mod windows;
 
 pub use error::{Error, Fault, ReadError, TranslateError, WriteError};
 pub use event::{EventSink, TargetEvent};
-pub use paging::{Level, PagingMode, Translation};
+pub use paging::{KernelHalf, Level, PageTables, PagingMode, Translation};
 pub use region::{Region, RegionRights};
 pub use session::{Session, SessionId, SessionInfo};
 pub use target::Target;

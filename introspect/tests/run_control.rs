@@ -2,7 +2,7 @@
 
 mod scripted;
 
-use hv_core::introspect::{ControlRun, CrashReason, Event, StepMode, StepOutcome, StopReason};
+use hv_core::introspect::{AccessKind, ControlRun, CrashReason, Event, StepMode, StepOutcome, StopReason};
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::{Error, Target, TargetEvent};
 use scripted::{Heard, Scripted, at_breakpoint, breakpoint};
@@ -41,6 +41,96 @@ fn a_stop_is_held_by_every_session_until_the_last_resumes() {
     assert_eq!(domain.pauses(), 0);
     assert_eq!(heard_a.take(), [], "who resumed by itself isn't told");
     assert_eq!(heard_b.take(), []);
+}
+
+fn at_watchpoint(id: hv_core::introspect::BreakpointId) -> StopReason {
+    StopReason::Watchpoint {
+        id,
+        address: 0x1000,
+        access: AccessKind::Write,
+    }
+}
+
+#[test]
+fn a_stop_at_a_private_breakpoint_is_its_owners_and_a_pause_to_others() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b) = (Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let id = a.insert_private_breakpoint(breakpoint()).unwrap();
+
+    domain.hit(id);
+    assert_eq!(heard_a.take(), [stopped(at_breakpoint(id), true)]);
+    assert_eq!(heard_b.take(), [TargetEvent::OtherStopped]);
+    assert!(a.holds() && !b.holds());
+    a.resume().unwrap();
+    assert_eq!(domain.pauses(), 0);
+    assert_eq!(heard_b.take(), [TargetEvent::OtherResumed]);
+
+    // One that isn't private makes the stop everybody's.
+    let public = b.insert_breakpoint(breakpoint()).unwrap();
+    domain.stop_by_itself(StopReason::Breakpoint {
+        ids: vec![id, public],
+        address: GuestVirtAddr(0),
+    });
+    assert!(a.holds() && b.holds());
+    assert!(a.remove_breakpoint(id).unwrap());
+}
+
+#[test]
+fn private_watchpoints_at_one_place_are_hit_for_each_by_its_own_name() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b, heard_c) = (Heard::default(), Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let _c = target.attach("c", heard_c.sink());
+    let (first, second) = (
+        a.insert_private_breakpoint(breakpoint()).unwrap(),
+        b.insert_private_breakpoint(breakpoint()).unwrap(),
+    );
+    domain.stop_by_itself(at_watchpoint(first));
+    assert_eq!(heard_a.take(), [stopped(at_watchpoint(first), true)]);
+    assert_eq!(heard_b.take(), [stopped(at_watchpoint(second), true)]);
+    assert_eq!(heard_c.take(), [TargetEvent::OtherStopped]);
+}
+
+#[test]
+fn a_step_is_not_ended_by_anothers_private_watchpoint() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b) = (Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let id = a.insert_private_breakpoint(breakpoint()).unwrap();
+    b.stop().unwrap();
+    let stop = |vcpu| StepOutcome::Stopped {
+        vcpu,
+        reason: at_watchpoint(id),
+    };
+    // Another vCPU met it, then the one that is stepped.
+    domain
+        .steps
+        .lock()
+        .unwrap()
+        .extend([stop(VcpuId(1)), stop(VCPU), StepOutcome::Waiting]);
+    assert_eq!(b.step(VCPU, StepMode::Schedule), Ok(StepOutcome::Stepped));
+    assert_eq!(domain.steps.lock().unwrap().len(), 1);
+    let told = heard_a.take();
+    assert_eq!(
+        told[1..],
+        [
+            TargetEvent::Stopped {
+                vcpu: VcpuId(1),
+                reason: at_watchpoint(id),
+                mine: true
+            },
+            stopped(at_watchpoint(id), true),
+        ]
+    );
+    assert_eq!(heard_b.take(), []);
+    assert!(a.holds() && b.holds());
 }
 
 #[test]

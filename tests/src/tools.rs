@@ -125,6 +125,21 @@ pub fn has_dump_readers() -> bool {
     there
 }
 
+/// Where set-up put radare2.
+pub fn radare2_folder() -> PathBuf {
+    cache_folder().join("radare2")
+}
+
+/// Whether radare2 can be run; it is said if it can't.
+#[track_caller]
+pub fn has_radare2() -> bool {
+    let there = radare2_folder().join("libr").is_dir();
+    if !there {
+        skip("radare2 isn't installed: run setup/radare2.sh");
+    }
+    there
+}
+
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
 pub(crate) fn skip(why: &str) {
@@ -136,7 +151,8 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-pub(crate) fn cache_folder() -> PathBuf {
+/// Where set-up puts what it fetches and builds.
+pub fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     // As for the set-up scripts, a relative path starts at the project's folder.
     root().join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))

@@ -1,16 +1,18 @@
 //! Compiles, links and finishes the images of a profile.
 
+use crate::code::{Code, moved_name};
 use crate::coff::{self, Object};
 use crate::images::{ImagePlan, Role, SOURCES, compile_flags, images};
 use crate::msf::Msf;
 use crate::pe::{self, Finish};
-use crate::place::{Extra, Plan, decorated, wants_implementation};
+use crate::place::{Extra, Plan, decorated};
 use crate::profile::{Arch, Profile};
 use crate::symbols::{Symbol, symbols};
 use crate::toolchain::{run, versions};
 use crate::types::Types;
 use crate::{NtError, header};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,6 +59,13 @@ pub struct Manifest {
     pub images: Vec<ImageEntry>,
     /// Hash of everything that went in.
     pub inputs: String,
+}
+
+/// A function of the sources that is a section of an object.
+struct Body {
+    object: String,
+    section: String,
+    size: u32,
 }
 
 impl Manifest {
@@ -483,13 +492,68 @@ impl<'a> Build<'a> {
         Ok((entry, messages))
     }
 
+    /// The functions of the sources that are sections of their own, by name.
+    fn functions(&self, objects: &Compiled) -> BTreeMap<String, Body> {
+        let mut found = BTreeMap::new();
+        for (object, content) in objects {
+            for section in content.sections.iter().filter(|section| section.execute) {
+                let Some((_, name)) = section.name.split_once('$') else {
+                    continue;
+                };
+                let name = match self.profile.arch {
+                    Arch::X64 => name,
+                    // Assembly has the name as the linker sees it.
+                    Arch::X86 => name.trim_start_matches('_'),
+                };
+                let body = Body {
+                    object: object.clone(),
+                    section: section.name.clone(),
+                    size: section.size,
+                };
+                found.insert(name.to_owned(), body);
+            }
+        }
+        found
+    }
+
+    /// Changes the object that a function is in.
+    fn change(
+        &self,
+        bodies: &BTreeMap<String, Body>,
+        function: &str,
+        how: impl Fn(&mut Vec<u8>, &Body) -> Option<()>,
+    ) -> Result<(), NtError> {
+        let Some(body) = bodies.get(function) else {
+            return Ok(());
+        };
+        let path = self.sources().join(&body.object);
+        let mut bytes = read(&path)?;
+        how(&mut bytes, body).ok_or_else(|| {
+            self.broken(
+                &body.object,
+                &format!("has no {function} as was expected of the compiler"),
+            )
+        })?;
+        write(&path, &bytes)
+    }
+
     /// Makes the assembly that places the kernel's symbols, and the linker's arguments for it.
     fn place(&self, objects: &Compiled, arguments: &mut Vec<String>) -> Result<Plan, NtError> {
         let arch = self.profile.arch;
         let known = [".text", ".rdata", ".data", ".bss", ".pdata", ".xdata"];
         let sections = objects.iter().flat_map(|(_, object)| &object.sections);
+        let bodies = self.functions(objects);
+        let sizes = bodies
+            .iter()
+            .map(|(name, body)| (name.clone(), body.size))
+            .collect();
+        let code = Code::new(&self.symbols, &sizes, arch);
+        let is_placed = |section: &coff::Section| {
+            let mut placed = code.placed.keys().filter_map(|name| bodies.get(name));
+            placed.any(|body| body.section == section.name)
+        };
         let extras: Vec<Extra> = sections
-            .filter(|section| section.linked && section.size > 0)
+            .filter(|section| section.linked && section.size > 0 && !is_placed(section))
             .filter(|section| !known.contains(&section.name.split('$').next().unwrap_or_default()))
             .map(|section| Extra {
                 name: section.name.split('$').next().unwrap_or_default().to_owned(),
@@ -499,25 +563,21 @@ impl<'a> Build<'a> {
                 write: section.write,
             })
             .collect();
-        let plan = Plan::new(self.profile, &self.types, &self.symbols, &extras)?;
+        let plan = Plan::new(self.profile, &self.types, &self.symbols, &extras, code.clone())?;
         let (source, object) = ("generated/nt_place.S", "../obj/nt_place.obj");
-        write(
-            &self.sources().join(source),
-            plan.assembly(&self.types, arch).as_bytes(),
-        )?;
+        let (text, pieces) = plan.assembly(&self.types, arch);
+        write(&self.sources().join(source), text.as_bytes())?;
         let mut compile = compile_flags(Role::Kernel, source, arch);
         compile.extend([source.to_owned(), "-o".to_owned(), object.to_owned()]);
         run("clang", &self.sources(), &compile)?;
-        for symbol in self
-            .symbols
-            .iter()
-            .filter(|symbol| wants_implementation(symbol, arch))
-        {
-            let from = decorated(&format!("{}_impl", symbol.name), arch);
-            arguments.push(format!(
-                "/alternatename:{from}={}",
-                decorated("NtUnimplemented", arch)
-            ));
+        for piece in &pieces {
+            self.change(&bodies, &piece.function, |bytes, body| {
+                coff::rename_section(bytes, &body.section, &piece.section, piece.write)
+            })?;
+        }
+        for name in &code.moved {
+            let (from, to) = (decorated(name, arch), decorated(&moved_name(name), arch));
+            self.change(&bodies, name, |bytes, _| coff::rename_symbol(bytes, &from, &to))?;
         }
         for (from, to) in &plan.merges {
             arguments.push(format!("/merge:{from}={to}"));

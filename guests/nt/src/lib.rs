@@ -8,6 +8,7 @@
 
 mod builder;
 mod bytes;
+mod code;
 mod coff;
 pub mod header;
 mod images;

@@ -93,10 +93,18 @@ fn the_processor_block_describes_itself_and_the_debugger_block_is_plain() {
         if version != 0 {
             assert_eq!(word(version + 8) & 0xffff, 0x14c);
             let kernel = guest.read(version + 0x10);
-            assert_eq!(kernel >> 32, 0xffff_ffff, "addresses are sign-extended");
+            assert_eq!(
+                kernel >> 32,
+                0xffff_ffff,
+                "the version block's addresses are sign-extended"
+            );
             let block = word(word(version + 0x20));
             assert_eq!(guest.read(block + 0x10), size << 32 | 0x4742_444b);
-            assert_eq!(guest.read(block + 0x18), kernel);
+            assert_eq!(
+                guest.read(block + 0x18),
+                kernel & 0xffff_ffff,
+                "the data block's aren't"
+            );
             assert_eq!(guest.read(block + 8), 0);
         }
     }

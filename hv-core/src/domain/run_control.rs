@@ -208,6 +208,14 @@ impl<G: Guest> RunControl<G> {
         Ok(())
     }
 
+    /// Fails unless the guest is alive and held: its devices can be spoken to.
+    pub fn check_paused(&self, what: &str) -> Result<()> {
+        if lock(&self.control).condition.ended.is_some() {
+            return Err(self.wrong_state(format!("{what} is no use: it has ended; reset it first")));
+        }
+        self.check_not_running(what)
+    }
+
     pub fn pause(&self) -> Result<()> {
         {
             let mut control = lock(&self.control);

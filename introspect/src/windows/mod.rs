@@ -22,6 +22,7 @@ mod facts;
 mod field;
 mod find;
 mod guest;
+mod in_memory;
 mod kdbg;
 mod known;
 mod layout;
@@ -33,6 +34,7 @@ mod processor;
 mod release;
 mod report;
 mod space;
+pub mod state;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -45,8 +47,10 @@ pub use facts::{
 };
 pub use field::{Field, Global, Source};
 pub use guest::Guest;
+pub use in_memory::{InMemory, find_in_memory};
 pub use kdbg::{DebuggerData, Encoding, VersionBlock};
 pub use layout::Layout;
+pub use release::name as release_name;
 pub use report::{Report, Step};
 
 use crate::paging::PagingMode;

@@ -1,7 +1,7 @@
 //! What the builds are called.
 
 /// The marketing name of a build, of the client or of the server.
-pub(super) fn name(build: u32, server: bool) -> &'static str {
+pub fn name(build: u32, server: bool) -> &'static str {
     match (build, server) {
         (..7600, false) => "Windows Vista or older",
         (..7600, true) => "Windows Server 2008 or older",

@@ -5,6 +5,7 @@
 
 use super::stops::Installed;
 use hv_core::introspect::{AccessKind, BreakpointKind, Place};
+use hv_core::regs::Registers;
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::windows::Arch;
 use std::collections::BTreeMap;
@@ -41,6 +42,21 @@ impl DebugRegisters {
 
     pub fn set_dr6(&mut self, vcpu: VcpuId, value: u64) {
         self.dr6.insert(vcpu, value);
+    }
+
+    /// Puts them in the place of the guest's own.
+    pub fn show(&self, vcpu: VcpuId, registers: &mut Registers) {
+        registers.dr = self.addresses;
+        registers.dr6 = self.dr6(vcpu);
+        registers.dr7 = self.dr7;
+    }
+
+    /// Takes what a host wrote to a vCPU's registers, and gives those the guest's own back.
+    pub fn take(&mut self, vcpu: VcpuId, registers: &mut Registers, own: &Registers) {
+        self.addresses = registers.dr;
+        self.set_dr6(vcpu, registers.dr6);
+        self.dr7 = registers.dr7;
+        (registers.dr, registers.dr6, registers.dr7) = (own.dr, own.dr6, own.dr7);
     }
 
     /// As a kernel that continues: nothing has been hit.

@@ -1,10 +1,15 @@
 //! The KD stub and its judges: Microsoft's debugger engine, and a debugger of our own that shares no code with it.
 
 mod client;
+mod dumps;
 mod engine;
+mod kernel_calls;
 mod memprocfs;
 mod prompt;
+mod radare2;
+mod replay;
 mod stub;
+mod variations;
 mod windows;
 
 /// Bytes, written as pairs of digits.
