@@ -23,5 +23,5 @@ if [ "$(cat "$folder/package" 2>/dev/null)" != "$package-dbg $version" ]; then
     mv "$folder"/vmlinux-* "$folder/vmlinux"
     echo "$package-dbg $version" >"$folder/package"
 fi
-crash --version 2>/dev/null | head -n 1
+crash --version 2>/dev/null | sed -n '/^crash /p'
 cat "$folder/package"

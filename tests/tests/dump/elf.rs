@@ -129,11 +129,10 @@ fn check_with_makedumpfile(guest: &Dumped, name: &str) {
         "{log}"
     );
     let mut pages = Vec::new();
-    // zlib, lzo, ELF, without what can be left out; flattened zlib without zero pages.
-    for (n, options) in ["-c -d 31", "-l -d 31", "-E -d 31", "-c -d 1"]
-        .into_iter()
-        .enumerate()
-    {
+    // zlib without zero pages; then zlib, lzo and ELF without what can be left out. It makes no ELF file of kdump's.
+    let kinds = ["-c -d 1", "-c -d 31", "-l -d 31", "-E -d 31"];
+    let count = if name.starts_with("elf") { 4 } else { 3 };
+    for (n, options) in kinds.into_iter().take(count).enumerate() {
         let filtered = scratch.path(&n.to_string());
         let options: Vec<&str> = options.split(' ').collect();
         makedumpfile(&options, &dump, &filtered);
@@ -143,7 +142,7 @@ fn check_with_makedumpfile(guest: &Dumped, name: &str) {
         assert_eq!(image.description().root.map(|root| root.0), guest.info().root());
     }
     assert!(
-        pages[0] > 1000 && pages[0] == pages[1] && pages[0] < pages[3],
+        pages[1] > 1000 && pages[1] == pages[2] && pages[1] < pages[0],
         "{pages:?}"
     );
 }
