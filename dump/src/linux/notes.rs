@@ -92,9 +92,6 @@ pub(super) struct Cpu {
     pub(super) vbox: Option<Vec<u8>>,
 }
 
-/// Where a processor's note of one kind goes.
-type Place = fn(&mut Cpu) -> &mut Option<Vec<u8>>;
-
 /// What the notes say.
 #[derive(Default)]
 pub(crate) struct Notes {

@@ -32,6 +32,8 @@ mod physical;
 mod processors;
 mod read;
 mod select;
+#[cfg(test)]
+mod tests;
 mod triage;
 mod write;
 

@@ -140,3 +140,101 @@ impl Marks {
         new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_core::DomId;
+    use hv_core::introspect::{MemoryRegion, Result};
+
+    /// Memory of tables alone.
+    struct Memory(Vec<u8>);
+
+    impl Memory {
+        fn set(&mut self, at: u64, entry: u64) {
+            self.0[at as usize..at as usize + 8].copy_from_slice(&entry.to_le_bytes());
+        }
+    }
+
+    impl ReadMemory for Memory {
+        fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
+            let start = usize::try_from(address.0).unwrap_or(usize::MAX);
+            let bytes = self.0.get(start..start.saturating_add(buffer.len()));
+            let bytes = bytes.ok_or(Error::NoMemory {
+                domain: DomId(1),
+                address,
+                done: 0,
+                wanted: buffer.len(),
+            })?;
+            buffer.copy_from_slice(bytes);
+            Ok(())
+        }
+
+        fn memory_regions(&self) -> Vec<MemoryRegion> {
+            Vec::new()
+        }
+    }
+
+    fn visited(memory: &Memory, mode: PagingMode, roots: &[u64]) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        let mut half = KernelHalf::new(memory, mode);
+        for root in roots {
+            half.visit(GuestPhysAddr(*root), &mut |start, length| {
+                found.push((start.0, length));
+                found.len() < 1_000_000
+            });
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    #[test]
+    fn the_kernels_half_is_followed_and_the_users_is_not() {
+        let mut memory = Memory(vec![0; 0x9000]);
+        memory.set(0x1000, 0x8003);
+        memory.set(0x1000 + 8 * 256, 0x2003);
+        memory.set(0x2000, 0x3003);
+        memory.set(0x2008, 0x4000_0083);
+        memory.set(0x3000, 0x4003);
+        memory.set(0x3008, 0x60_0083);
+        memory.set(0x4000, 0x5003);
+        memory.set(0x4008, 0x6002);
+        let expected = [
+            (0x1000, 0x1000),
+            (0x2000, 0x1000),
+            (0x3000, 0x1000),
+            (0x4000, 0x1000),
+            (0x5000, 0x1000),
+            (0x60_0000, 0x20_0000),
+            (0x4000_0000, 0x4000_0000),
+        ];
+        assert_eq!(visited(&memory, PagingMode::Level4, &[0x1002]), expected);
+    }
+
+    #[test]
+    fn tables_that_lead_to_themselves_end() {
+        let mut memory = Memory(vec![0; 0x3000]);
+        for index in 0..512 {
+            memory.set(0x1000 + 8 * index, 0x1003 + (index & 1) * 0x1000);
+            memory.set(0x2000 + 8 * index, 0x2003 - (index & 1) * 0x1000);
+        }
+        let both = [(0x1000, 0x1000), (0x2000, 0x1000)];
+        for mode in [PagingMode::Level4, PagingMode::Level5] {
+            assert_eq!(visited(&memory, mode, &[0x1000, 0x2000]), both);
+        }
+    }
+
+    #[test]
+    fn the_roots_of_pae_share_pages() {
+        let mut memory = Memory(vec![0; 0x9000]);
+        for (root, directory) in [(0x1000, 0x3001), (0x1020, 0x4001)] {
+            memory.set(root + 16, directory);
+        }
+        memory.set(0x3000, 0x5003);
+        memory.set(0x4000, 0x6003);
+        let found = visited(&memory, PagingMode::Pae, &[0x1000, 0x1020]);
+        let pages: Vec<u64> = found.iter().map(|(start, _)| *start).collect();
+        assert_eq!(pages, [0x1000, 0x3000, 0x4000, 0x5000, 0x6000]);
+    }
+}

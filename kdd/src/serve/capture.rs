@@ -233,6 +233,8 @@ struct Options {
 /// How it is written.
 struct Plan<'a> {
     options: Options,
+    /// What debuggers show when they open it.
+    comment: String,
     system: &'a System,
     crash: Option<String>,
     warnings: Vec<String>,
@@ -287,6 +289,11 @@ impl<'a> Plan<'a> {
                 .bugcheck
                 .map(|bugcheck| bugcheck_words(&bugcheck))
                 .or_else(|| crash(domain, system)),
+            comment: format!(
+                "domain {}, by kdd {}",
+                managed.domain().name(),
+                env!("CARGO_PKG_VERSION")
+            ),
             options,
             system,
             warnings,
@@ -322,6 +329,7 @@ impl<'a> Plan<'a> {
                     },
                     live: self.options.live,
                     bugcheck: self.options.bugcheck,
+                    comment: self.comment.clone(),
                     ..windows::Options::default()
                 };
                 windows::write(domain.into(), windows, &options, sink, observer)

@@ -1,6 +1,7 @@
 //! The KD stub and its judges: Microsoft's debugger engine, and a debugger of our own that shares no code with it.
 
 mod client;
+mod dumps;
 mod engine;
 mod kernel_calls;
 mod memprocfs;

@@ -57,7 +57,7 @@ fn attached() -> Option<(&'static NtGuest, Service, Engine)> {
 }
 
 /// The guest's PDBs and images are at hand.
-fn options(guest: &NtGuest) -> EngineOptions {
+pub(super) fn options(guest: &NtGuest) -> EngineOptions {
     EngineOptions {
         symbols: vec![guest.folder.clone()],
         images: vec![guest.folder.clone()],
@@ -67,7 +67,7 @@ fn options(guest: &NtGuest) -> EngineOptions {
 
 /// The engine has complained of nothing but what is known, and its log has no word of trouble.
 #[track_caller]
-fn nothing_wrong(engine: &Engine) {
+pub(super) fn nothing_wrong(engine: &Engine) {
     let complaints = engine.complaints();
     let unknown = |line: &&String| !KNOWN_COMPLAINTS.iter().any(|known| line.starts_with(known));
     let unknown: Vec<&String> = complaints.iter().filter(unknown).collect();
