@@ -26,7 +26,7 @@ fn the_old_buffer_is_read_around_its_end() {
     bytes.extend([0xff; 32]); // between the newest and the oldest
     bytes.extend(record(1, 4, "first", 32));
     bytes.extend(record(2, 0, "second\x1b[2J", 40));
-    bytes.extend(record(0, 0, "", 0)); // too short for another
+    bytes.extend([0; 16]); // no room for another
     let log = records(&bytes, 64, 32, &LAYOUT);
     assert_eq!(log.broken, None);
     let lines: Vec<String> = log.records.iter().map(Record::to_string).collect();
