@@ -209,3 +209,16 @@ impl NtGuest {
 fn hex(text: &str) -> Option<u64> {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).ok()
 }
+
+/// The machine of a saved domain.
+#[track_caller]
+fn machine(state: &Path) -> Machine {
+    let bytes = std::fs::read(state).unwrap_or_else(|error| panic!("{}: {error}", state.display()));
+    let start = bytes.windows(7).position(|window| window == b"KDDMACH");
+    let machine = start.map(|start| Machine::restore(&mut &bytes[start..]));
+    match machine {
+        Some(Ok(machine)) => machine,
+        Some(Err(error)) => panic!("{error}"),
+        None => panic!("{}: no machine in it", state.display()),
+    }
+}
