@@ -24,42 +24,6 @@ const OF_THE_GUEST: &[&str] = &[
     "db nt!NtBuildLab",
 ];
 
-/// A machine that nobody runs.
-struct Still(Machine);
-
-impl ReadMemory for Still {
-    fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
-        let done = self.0.read_physical(address, buffer);
-        if done == buffer.len() {
-            return Ok(());
-        }
-        Err(Error::NoMemory {
-            domain: DomId(1),
-            address: address.wrapping_add(done as u64),
-            done,
-            wanted: buffer.len(),
-        })
-    }
-
-    fn memory_regions(&self) -> Vec<MemoryRegion> {
-        self.0.memory_regions()
-    }
-}
-
-impl ReadRegisters for Still {
-    fn vcpu_count(&self) -> u32 {
-        self.0.vcpu_count()
-    }
-
-    fn registers(&self, vcpu: VcpuId) -> Result<Registers> {
-        Ok(self.0.registers(vcpu))
-    }
-
-    fn read_msr(&self, _: VcpuId, _: u32) -> Result<Option<u64>> {
-        Ok(None)
-    }
-}
-
 /// Dumps of all kinds of the guest as it is now: it stands still, or runs on.
 fn dumps(service: &Service, folder: &Path, live: bool) -> Vec<PathBuf> {
     let kinds = ["windows", "windows-bitmap", "windows-kernel"];
