@@ -46,11 +46,18 @@ fn spoil(profile: &str) {
         let mut numbers = Numbers(0x1234_5678_9abc_def1);
         let mut refused = 0;
         for n in 0..1500 {
-            // Mostly in what isn't pages.
-            let area = if n % 3 == 0 { length } else { 0x3000 };
+            // Mostly where something is said.
+            let (start, end) = match n % 8 {
+                0 => (0, length),
+                1 => (0, 0x3000),
+                2 | 3 => (0xf88, 0xfb0),
+                4 => (0x1000, 0x1058),
+                5 | 6 => (0x2000, 0x2038),
+                _ => (0, 0xb0),
+            };
             let mut old = Vec::new();
             for _ in 0..=numbers.below(4) {
-                let at = numbers.below(area);
+                let at = start + numbers.below(end - start);
                 let mut byte = [0];
                 file.read_exact_at(&mut byte, at).unwrap();
                 old.push((at, byte));
