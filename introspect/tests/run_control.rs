@@ -413,12 +413,15 @@ fn a_domain_that_is_only_there_to_be_read_says_so() {
     let domain = Arc::new(domain);
     let target = Target::new(domain);
     let a = target.attach("a", Heard::default().sink());
-    let error = a.stop().unwrap_err();
+    // It stands still as it is.
+    a.stop().unwrap();
+    assert!(a.holds());
+    let error = a.step(VcpuId(0), StepMode::Alone).unwrap_err();
     assert_eq!(
         error.to_string(),
         "domain 00000000000000d0 can't be stopped or run: it is only there to be read"
     );
-    assert!(!a.holds());
+    a.resume().unwrap();
     assert!(a.insert_breakpoint(breakpoint()).is_err());
     let space = introspect::AddressSpace::Physical;
     let error = target.write_virtual(space, GuestVirtAddr(0), &[1]).unwrap_err();

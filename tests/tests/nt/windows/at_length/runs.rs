@@ -145,7 +145,7 @@ fn the_kernels_own_breakpoints_are_told_of(user: &mut User) {
 /// As many as the engine allows, and all four data breakpoints, on what the guest's watch sums up again and again.
 fn many_breakpoints_at_once(user: &mut User) {
     for n in 0..24 {
-        user.engine.run(&format!("bp{n} nt!KeBugCheckEx_impl+{n:x}"));
+        user.engine.run(&format!("bp{n} nt!KeBugCheckEx+{n:x}"));
     }
     for n in 30..34 {
         user.engine.run(&format!("ba{n} r1 nt!KiBugCheckData+{n:x}"));
