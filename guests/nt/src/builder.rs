@@ -53,12 +53,19 @@ pub struct Manifest {
     pub large_aligned: bool,
     /// Whether the guest can run: for some architectures there is only a kernel image with its symbols.
     pub runs: bool,
+    /// Whether it is to run with PAE, if it is for x86; otherwise the loader option `NOPAE` says so.
+    #[serde(default = "yes")]
+    pub pae: bool,
     /// Whether that version draws the place of the page tables at boot.
     pub random_pte_base: bool,
     /// The images, the kernel first.
     pub images: Vec<ImageEntry>,
     /// Hash of everything that went in.
     pub inputs: String,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A function of the sources that is a section of an object.
@@ -296,6 +303,7 @@ impl<'a> Build<'a> {
             arch: self.profile.arch.name().to_owned(),
             runs: self.runs,
             large_aligned: self.profile.large_aligned(),
+            pae: self.profile.pae,
             random_pte_base: self.profile.pte_base_random(),
             images: entries,
             inputs: self.inputs,

@@ -4,6 +4,7 @@ mod client;
 mod engine;
 mod kernel_calls;
 mod memprocfs;
+mod nopae;
 mod prompt;
 mod radare2;
 mod replay;
