@@ -153,7 +153,8 @@ fn memprocfs_lists_the_same_processes_threads_and_modules() {
 #[test]
 fn memprocfs_lists_the_same_without_pae() {
     if has_memprocfs() {
-        both_lists_are_equal(&known("win7-x86", false, "NODEBUG NOPAE"), "1");
+        // On one processor no page table for the lowest addresses is ever made, and it knows a root by that.
+        both_lists_are_equal(&known("win7-x86", false, "NODEBUG NOPAE"), "4");
     }
 }
 

@@ -71,6 +71,7 @@ fn the_engine_debugs_a_kernel_without_pae() {
     let root = number(&engine.run("? @cr3"));
     let own = number(&engine.run("? poi(c0300c00) & fffff000"));
     assert_eq!(own & 0xffff_ffff, root & 0xffff_f000);
+    engine.run(".reload");
     let modules = engine.run("lm");
     assert!(
         modules.contains("   nt ") && modules.contains("   hal "),
