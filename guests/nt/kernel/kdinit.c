@@ -18,7 +18,11 @@ static void FillAddresses(KDDEBUGGER_DATA64 *block) {
     extern UCHAR RtlpBreakWithStatusInstruction[];
     block->KernBase = PLAIN(__ImageBase);
     block->BreakpointWithStatus = PLAIN(RtlpBreakWithStatusInstruction);
+#ifdef NT_X86
+    block->PaeEnabled = MiPae;
+#else
     block->PaeEnabled = 1;
+#endif
     A(PsLoadedModuleList, PsLoadedModuleList);
     A(PsActiveProcessHead, PsActiveProcessHead);
     A(PspCidTable, PspCidTable);

@@ -105,7 +105,7 @@ fn constants(text: &mut String, profile: &Profile) {
             },
             "1".to_owned(),
         ),
-        ("NT_PAE", "1".to_owned()),
+        ("NT_PAE", flag(profile.pae)),
         ("KDBG_SIZE", format!("{:#x}", profile.kdbg_size())),
         ("KDBG_ENCODED", flag(profile.kdbg_encoded())),
         ("KVA_SHADOW", flag(profile.kva_shadow())),

@@ -111,6 +111,9 @@ pub struct Profile {
     /// Text of NtBuildLab, if it isn't what the version has.
     #[serde(default)]
     build_lab: Option<String>,
+    /// Whether an x86 kernel is one with PAE.
+    #[serde(default = "yes")]
+    pub pae: bool,
     /// Structures by name (`_EPROCESS`).
     #[serde(default)]
     pub structs: BTreeMap<String, Fields>,
@@ -124,6 +127,10 @@ pub struct Profile {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Profile {
@@ -329,7 +336,8 @@ impl Profile {
     pub fn pdb(&self) -> &str {
         self.pdb.as_deref().unwrap_or(match self.arch {
             Arch::X64 => "ntkrnlmp.pdb",
-            Arch::X86 => "ntkrpamp.pdb",
+            Arch::X86 if self.pae => "ntkrpamp.pdb",
+            Arch::X86 => "ntkrnlmp.pdb",
         })
     }
 

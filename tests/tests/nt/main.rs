@@ -5,6 +5,7 @@ mod dumps;
 mod engine;
 mod kernel_calls;
 mod memprocfs;
+mod nopae;
 mod prompt;
 mod radare2;
 mod replay;

@@ -151,6 +151,14 @@ fn memprocfs_lists_the_same_processes_threads_and_modules() {
 }
 
 #[test]
+fn memprocfs_lists_the_same_without_pae() {
+    if has_memprocfs() {
+        // On one processor no page table for the lowest addresses is ever made, and it knows a root by that.
+        both_lists_are_equal(&known("win7-x86", false, "NODEBUG NOPAE"), "4");
+    }
+}
+
+#[test]
 fn memprocfs_finds_a_kernel_of_four_processors_by_their_start_block() {
     if has_memprocfs() {
         both_lists_are_equal(&known("win10-19041-x64", true, "NODEBUG"), "4");
