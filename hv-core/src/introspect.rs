@@ -19,6 +19,10 @@
 //! ([`Introspect::write_memory`] …) and take `None` for an answer; nobody guesses from the kind of domain.
 //! Nothing here knows of an engine.
 
+mod crash;
+
+pub use crash::{GuestCrash, ResetCause};
+
 use crate::addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 use crate::regs::Registers;
 use std::ops::ControlFlow;
@@ -260,8 +264,10 @@ pub enum Event {
     Paused(bool),
     /// The domain died.
     Crashed(CrashReason),
-    /// The guest asked for a reset, and was reset.
-    Reset,
+    /// The guest was reset.
+    Reset(ResetCause),
+    /// The guest says that it crashed, and runs on.
+    GuestCrash(GuestCrash),
     /// The guest powered itself off, or the domain was destroyed.
     ShutDown,
     /// The guest wrote to the debug-exit device; the value.
@@ -582,6 +588,10 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     }
     /// A hash of the whole architectural state: equal inputs give equal hashes at equal times.
     fn state_hash(&self) -> Option<[u8; 32]> {
+        None
+    }
+    /// What the guest last said of a crash of its own since it was reset, while it ran on.
+    fn guest_crash(&self) -> Option<GuestCrash> {
         None
     }
     /// Lines for a person about devices.

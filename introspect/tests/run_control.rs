@@ -2,7 +2,9 @@
 
 mod scripted;
 
-use hv_core::introspect::{AccessKind, ControlRun, CrashReason, Event, StepMode, StepOutcome, StopReason};
+use hv_core::introspect::{
+    AccessKind, ControlRun, CrashReason, Event, ResetCause, StepMode, StepOutcome, StopReason,
+};
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::{Error, Target, TargetEvent};
 use scripted::{Heard, Scripted, at_breakpoint, breakpoint};
@@ -373,7 +375,7 @@ fn other_events_reach_every_session() {
         bytes: b"hello".to_vec(),
     });
     domain.emit(&Event::DebugExit(3));
-    domain.emit(&Event::Reset);
+    domain.emit(&Event::Reset(ResetCause::Operator));
     domain.emit(&Event::Crashed(CrashReason::HaltedForever));
     domain.emit(&Event::ShutDown);
     assert_eq!(
@@ -385,7 +387,7 @@ fn other_events_reach_every_session() {
                 bytes: b"hello".to_vec(),
             },
             TargetEvent::DebugExit(3),
-            TargetEvent::Reset,
+            TargetEvent::Reset(ResetCause::Operator),
             TargetEvent::Crashed(CrashReason::HaltedForever),
             TargetEvent::ShutDown,
         ]
@@ -397,12 +399,16 @@ fn a_dropped_target_leaves_no_subscription() {
     let domain = Scripted::new();
     let heard = Heard::default();
     let session = Target::new(domain.clone()).attach("a", heard.sink());
-    domain.emit(&Event::Reset);
-    assert_eq!(heard.take(), [TargetEvent::Reset], "a session keeps its target");
+    domain.emit(&Event::Reset(ResetCause::Operator));
+    assert_eq!(
+        heard.take(),
+        [TargetEvent::Reset(ResetCause::Operator)],
+        "a session keeps its target"
+    );
     let weak = Arc::downgrade(session.target());
     drop(session);
     assert!(weak.upgrade().is_none());
-    domain.emit(&Event::Reset);
+    domain.emit(&Event::Reset(ResetCause::Operator));
     assert_eq!(heard.take(), []);
 }
 

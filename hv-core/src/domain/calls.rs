@@ -4,8 +4,9 @@ use super::{Domain, lock};
 use crate::addr::{DomId, GuestPhysAddr, Ticks, VcpuId};
 use crate::introspect::{
     Breakpoint, BreakpointId, BreakpointKind, Breakpoints, ControlRun, DomainState, Error, EventSink, Events,
-    Fork, Introspect, IoPorts, MemoryRegion, PageAccess, PageRights, Place, PortWidth, ReadMemory,
-    ReadRegisters, Result, Save, StepMode, StepOutcome, SubscriptionId, WriteMemory, WriteRegisters,
+    Fork, GuestCrash, Introspect, IoPorts, MemoryRegion, PageAccess, PageRights, Place, PortWidth,
+    ReadMemory, ReadRegisters, Result, Save, StepMode, StepOutcome, SubscriptionId, WriteMemory,
+    WriteRegisters,
 };
 use crate::regs::Registers;
 use std::io::Write;
@@ -225,6 +226,9 @@ impl Introspect for Domain {
     }
     fn state_hash(&self) -> Option<[u8; 32]> {
         Some(self.control.lock_guest().state_hash())
+    }
+    fn guest_crash(&self) -> Option<GuestCrash> {
+        lock(&self.control.control).guest_crash.clone()
     }
     fn describe_devices(&self) -> String {
         self.control.lock_guest().describe_devices()

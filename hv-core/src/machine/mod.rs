@@ -22,7 +22,7 @@ use crate::addr::{GuestPhysAddr, Ticks, VcpuId};
 use crate::engine::block::CodeCache;
 use crate::engine::bus::Bus;
 use crate::engine::run::{Exit, Runner};
-use crate::introspect::{AccessKind, CrashReason, StepMode, StopReason};
+use crate::introspect::{AccessKind, CrashReason, GuestCrash, ResetCause, StepMode, StopReason};
 use crate::regs::{Activity, rflags};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,7 +45,7 @@ pub struct RunLimit {
 pub enum RunExit {
     /// The ticks are used up.
     Limit,
-    /// The caller's flag was set.
+    /// The caller's flag was set, or [`Machine::take_guest_crashes`] has something new.
     Interrupted,
     /// The step is done.
     Stepped,
@@ -62,7 +62,7 @@ pub enum RunExit {
         until: Ticks,
     },
     /// The guest asked for a reset; nothing runs until [`Machine::reset`].
-    Reset,
+    Reset(ResetCause),
     /// The guest powered off.
     PowerOff,
     /// The machine died; running it again gives the same answer.
@@ -93,6 +93,7 @@ pub struct Machine {
     crashed: Option<CrashReason>,
     passed: Option<PassedBreak>,
     came_up: Vec<VcpuId>,
+    guest_crashes: Vec<GuestCrash>,
 }
 
 impl Machine {
@@ -114,6 +115,7 @@ impl Machine {
             crashed: None,
             passed: None,
             came_up: Vec::new(),
+            guest_crashes: Vec::new(),
         })
     }
 
@@ -155,6 +157,11 @@ impl Machine {
         std::mem::take(&mut self.came_up)
     }
 
+    /// What the guest said of crashes of its own since the last call.
+    pub fn take_guest_crashes(&mut self) -> Vec<GuestCrash> {
+        std::mem::take(&mut self.guest_crashes)
+    }
+
     /// Back to the state at creation, at the present time; breakpoints stay.
     pub fn reset(&mut self) {
         match config::build(&self.config) {
@@ -180,12 +187,13 @@ impl Machine {
         for runner in &mut self.runners {
             runner.cpu.tlb.flush_writes();
         }
-        let bus = Bus::new(
+        let mut bus = Bus::new(
             self.bus.memory.fork(),
             self.bus.platform.clone(),
             self.bus.vcpus,
             self.bus.tsc_hz,
         );
+        bus.hyperv = self.bus.hyperv.clone();
         let runners = self
             .runners
             .iter()
@@ -196,6 +204,7 @@ impl Machine {
             runners,
             cache: CodeCache::default(),
             came_up: Vec::new(),
+            guest_crashes: Vec::new(),
             config: self.config.clone(),
             crashed: self.crashed.clone(),
             passed: None,
@@ -233,7 +242,7 @@ impl Machine {
                 self.bus.platform.advance(Ticks(self.clock));
             }
             if self.bus.platform.has_signals()
-                && let Some(exit) = self.handle_signals()
+                && let Some(exit) = self.handle_signals_of_run()
             {
                 return exit;
             }
@@ -275,9 +284,10 @@ impl Machine {
 
     fn nothing_runs(&mut self) -> RunExit {
         // Others can run when a vCPU that can't is stepped alone.
+        let nmi = self.bus.platform.has_nmi_source();
         let can_wake = self.runners.iter().any(|runner| {
             runner.runnable()
-                || runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
+                || runner.cpu.r.activity == Activity::Halted && (nmi || runner.cpu.rflags & rflags::IF != 0)
         });
         if !can_wake {
             self.crashed = Some(CrashReason::HaltedForever);

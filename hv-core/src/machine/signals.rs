@@ -2,8 +2,8 @@
 
 use super::{Machine, RunExit};
 use crate::addr::VcpuId;
-use crate::devices::Signal;
-use crate::introspect::CrashReason;
+use crate::devices::{RESET_CONTROL, Signal};
+use crate::introspect::{CrashReason, GuestCrash, ResetCause};
 use crate::regs::{Activity, Registers, cr0, seg};
 
 impl Machine {
@@ -19,16 +19,29 @@ impl Machine {
                 }
                 Signal::Init(vcpu) => self.init_vcpu(vcpu),
                 Signal::StartUp(vcpu, page) => self.start_vcpu(vcpu, page),
-                Signal::Reset => exit = exit.or(Some(RunExit::Reset)),
+                Signal::Reset => exit = exit.or(Some(reset_by(RESET_CONTROL))),
+                Signal::ResetBy(port) => exit = exit.or(Some(reset_by(port))),
                 Signal::PowerOff => exit = exit.or(Some(RunExit::PowerOff)),
                 Signal::Panic => {
                     self.crashed = Some(CrashReason::Panic);
                     exit = exit.or(Some(RunExit::Crashed(CrashReason::Panic)));
                 }
+                Signal::CrashKernel => self.guest_crashes.push(GuestCrash::CrashKernel),
+                Signal::GuestCrash(vcpu) => {
+                    let report = self.bus.hyperv.as_ref().map(|hyperv| hyperv.report(vcpu));
+                    self.guest_crashes.extend(report);
+                }
                 Signal::DebugExit(value) => exit = exit.or(Some(RunExit::DebugExit(value))),
             }
         }
         exit
+    }
+
+    /// [`Machine::handle_signals`] in a run, which also ends if there is something to tell.
+    pub(super) fn handle_signals_of_run(&mut self) -> Option<RunExit> {
+        let told = self.guest_crashes.len();
+        let exit = self.handle_signals();
+        exit.or((self.guest_crashes.len() > told).then_some(RunExit::Interrupted))
     }
 
     /// INIT (SDM vol. 3A, table 10-1): most of the reset state, with x87, SSE, MSRs, TSC and caches kept.
@@ -61,4 +74,8 @@ impl Machine {
         runner.cpu.update_mode();
         self.came_up.push(vcpu);
     }
+}
+
+fn reset_by(port: u16) -> RunExit {
+    RunExit::Reset(ResetCause::Port(port))
 }

@@ -27,8 +27,8 @@ pub(super) struct Args {
     /// The domain's name or id
     #[arg(value_name = "DOM")]
     domain: String,
-    /// What to wait for: crash (a triple fault, all vCPUs halted for good, pvpanic), bugcheck, panic, oops, reset, shutdown,
-    /// breakpoint=ADDR (an address or a symbol of the kernel)
+    /// What to wait for: crash (a triple fault, all vCPUs halted for good, pvpanic, the guest's own report), bugcheck, panic,
+    /// oops, reset, shutdown, breakpoint=ADDR (an address or a symbol of the kernel)
     #[arg(long, value_name = "WHAT", value_delimiter = ',', required = true)]
     on: Vec<Trigger>,
     /// Write a dump into this folder each time

@@ -358,7 +358,8 @@ impl KdSession {
                 }
             }
             TargetEvent::Woken => self.say_printed(now),
-            TargetEvent::Reset => self.was_reset(now),
+            TargetEvent::Reset(_) => self.was_reset(now),
+            TargetEvent::GuestCrash(crash) => self.say(&format!("kdd: {crash}\n"), now),
             TargetEvent::ShutDown | TargetEvent::DebugExit(_) => self.say_gone("has shut down", now),
             TargetEvent::Stopped { .. }
             | TargetEvent::Crashed(_)

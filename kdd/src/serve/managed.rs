@@ -152,10 +152,11 @@ fn on_event(name: &str, event: &Event, console: &ConsoleSink, lifecycle: &watch:
             tracing::info!(domain = name, %reason, "crashed");
             lifecycle.send_if_modified(|now| end(now, Lifecycle::Crashed(reason.to_string())));
         }
-        Event::Reset => {
-            tracing::info!(domain = name, "reset");
+        Event::Reset(cause) => {
+            tracing::info!(domain = name, "{cause}");
             lifecycle.send_replace(Lifecycle::Alive);
         }
+        Event::GuestCrash(crash) => tracing::warn!(domain = name, "{crash}"),
         Event::Stopped { vcpu, reason } => tracing::debug!(domain = name, %vcpu, ?reason, "stopped"),
         Event::Paused(paused) => tracing::debug!(domain = name, paused, "paused or not"),
         Event::VcpuUp(vcpu) => tracing::debug!(domain = name, %vcpu, "vCPU up"),

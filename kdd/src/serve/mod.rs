@@ -17,6 +17,7 @@ mod create;
 mod describe;
 mod endpoint;
 mod fork;
+mod guest_crash;
 mod guest_files;
 mod managed;
 mod memory;

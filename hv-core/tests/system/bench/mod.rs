@@ -82,8 +82,8 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn bare(vcpus: u32) -> Bench {
-        let m = Machine::new(&config(vcpus)).expect("a machine");
+    fn bare(config: &MachineConfig) -> Bench {
+        let m = Machine::new(config).expect("a machine");
         Bench {
             m,
             long: false,

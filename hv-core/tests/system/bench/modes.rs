@@ -1,7 +1,8 @@
 //! The bench in each mode: its tables, its handlers, and the registers that enter the mode.
 
 use super::layout::{CODE, GDT, IDT, NULL, STACK, TABLES, TSS, descriptor, gate, selector};
-use super::{Bench, EXIT_PORT, handler};
+use super::{Bench, EXIT_PORT, config, handler};
+use hv_core::machine::MachineConfig;
 use hv_core::regs::{DescriptorTable, Registers, Segment, cr0, cr4, efer, gpr, seg};
 
 fn flat(selector: u16, attributes: u32) -> Segment {
@@ -21,7 +22,12 @@ impl Bench {
 
     /// The same with more vCPUs; all but the first wait.
     pub fn long_smp(vcpus: u32) -> Bench {
-        let mut b = Bench::bare(vcpus);
+        Bench::long_of(&config(vcpus))
+    }
+
+    /// The same of another machine.
+    pub fn long_of(config: &MachineConfig) -> Bench {
+        let mut b = Bench::bare(config);
         b.long = true;
         b.descriptors();
         b.handlers(64);
@@ -63,7 +69,7 @@ impl Bench {
 
     /// 32-bit ring 0 without paging.
     pub fn protected() -> Bench {
-        let mut b = Bench::bare(1);
+        let mut b = Bench::bare(&config(1));
         b.descriptors();
         b.handlers(32);
         b.write_u16(TSS + 102, 104);
@@ -107,7 +113,7 @@ impl Bench {
 
     /// Real mode at 1000:0000 with the stack at 2000:fffe and the IVT at 0; handlers are at 0000:4000 on.
     pub fn real() -> Bench {
-        let mut b = Bench::bare(1);
+        let mut b = Bench::bare(&config(1));
         for v in 0..=255u64 {
             b.write_u16(4 * v, 0x4000 + 16 * v as u16);
             b.write_u16(4 * v + 2, 0);

@@ -131,6 +131,9 @@ pub struct DomainInfo {
     /// What its operating system was recognised as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsInfo>,
+    /// What the guest last said of a crash of its own since it was reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_crash: Option<String>,
     /// A hash of the whole architectural state, if it was asked for and the domain has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<String>,

@@ -63,7 +63,8 @@ fn usual_limit() -> u64 {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Trigger {
-    /// The domain dies: a triple fault, every vCPU halted for good, or the guest says so to its pvpanic device.
+    /// The domain dies: a triple fault, every vCPU halted for good; or the guest says that it crashed, to its pvpanic
+    /// device or the Microsoft hypervisor interface.
     Crash,
     /// Windows stops itself (KeBugCheckEx).
     Bugcheck,

@@ -16,7 +16,7 @@ mod script;
 mod triggers;
 
 use super::capture::{System, bugcheck_words};
-use super::{Managed, Service};
+use super::{Managed, Service, guest_crash};
 use crate::Failure;
 use crate::control::caller::Caller;
 use crate::control::hex::Hex;
@@ -25,7 +25,7 @@ use crate::control::message::{
 };
 use crate::time::rfc3339;
 use hv_core::VcpuId;
-use hv_core::introspect::{CrashReason, DomainState, StopReason};
+use hv_core::introspect::{CrashReason, DomainState, GuestCrash, StopReason};
 use introspect::linux::Linux;
 use introspect::windows::Bugcheck;
 use introspect::{Session, TargetEvent};
@@ -258,7 +258,8 @@ impl<'a> Watch<'a> {
         match event {
             TargetEvent::Stopped { vcpu, reason, mine } => self.stopped(vcpu, &reason, mine),
             TargetEvent::Crashed(reason) => self.crashed(&reason),
-            TargetEvent::Reset => {
+            TargetEvent::GuestCrash(crash) => self.reported(&crash),
+            TargetEvent::Reset(cause) => {
                 self.triggers.disarm(&self.session);
                 self.kernel = None;
                 self.retry = Some((Instant::now(), FIRST_RETRY));
@@ -267,7 +268,7 @@ impl<'a> Watch<'a> {
                 } else if self.rule.on.contains(&Trigger::Reset) {
                     self.incident(Cause {
                         name: "reset",
-                        detail: "the guest reset itself, or was reset".into(),
+                        detail: cause.to_string(),
                         vcpu: None,
                         bugcheck: None,
                         dumpable: false,
@@ -325,7 +326,13 @@ impl<'a> Watch<'a> {
             }
             (Trigger::Panic | Trigger::Oops, Some(Kernel::Linux(linux))) => {
                 let words = match linux.crash(domain) {
-                    Ok(crash) => crash.message().map(str::to_owned),
+                    Ok(crash) if triggers::is_oops_on_its_way(linux, domain, vcpu, crash.kdump_loaded) => {
+                        return None;
+                    }
+                    Ok(crash) => {
+                        let said = crash.panic.as_deref().or(crash.oops.as_deref());
+                        said.or(crash.message()).map(str::to_owned)
+                    }
                     Err(error) => Some(error.to_string()),
                 };
                 let name = if *trigger == Trigger::Panic {
@@ -359,6 +366,27 @@ impl<'a> Watch<'a> {
             detail: reason.to_string(),
             vcpu,
             bugcheck: None,
+            dumpable: true,
+        });
+    }
+
+    /// The guest says that it crashed, and runs on.
+    fn reported(&mut self, crash: &GuestCrash) {
+        if !self.rule.on.contains(&Trigger::Crash) {
+            return;
+        }
+        if let Err(error) = self.session.stop() {
+            tracing::debug!(%error, "the guest can't be held");
+        }
+        let vcpu = match crash {
+            GuestCrash::Reported { vcpu, .. } => Some(*vcpu),
+            GuestCrash::CrashKernel => None,
+        };
+        self.incident(Cause {
+            name: "crash",
+            detail: guest_crash::words(crash),
+            vcpu,
+            bugcheck: guest_crash::bugcheck(crash),
             dumpable: true,
         });
     }

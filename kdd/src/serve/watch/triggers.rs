@@ -11,8 +11,9 @@
 
 use crate::control::message::Trigger;
 use crate::parse;
-use hv_core::GuestVirtAddr;
 use hv_core::introspect::{Breakpoint, BreakpointId, BreakpointKind, Introspect, Place};
+use hv_core::regs::gpr;
+use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::Session;
 use introspect::linux::Linux;
 use introspect::windows::Windows;
@@ -97,6 +98,21 @@ impl Triggers {
         let hit = self.set.iter().find(|(id, _)| ids.contains(id));
         hit.map(|(_, trigger)| trigger)
     }
+}
+
+/// Whether a stop at __crash_kexec is no panic, but an oops in crash_kexec() that finds no crash kernel. It hands over registers
+/// and goes on; if panic() follows, that comes there again, and has none.
+pub(super) fn is_oops_on_its_way(
+    linux: &Linux,
+    domain: &dyn Introspect,
+    vcpu: VcpuId,
+    kdump_loaded: Option<bool>,
+) -> bool {
+    kdump_loaded == Some(false)
+        && domain.registers(vcpu).is_ok_and(|registers| {
+            linux.symbol("__crash_kexec") == Some(GuestVirtAddr(registers.rip))
+                && registers.gpr[gpr::RDI] != 0
+        })
 }
 
 /// Where a trigger's breakpoint is; `None` if it needs none.
