@@ -124,7 +124,8 @@ fn check(guest: &NtGuest, answers: &[String], place: u64, service: &mut Service)
 
     assert_eq!(number(&answers[5]), place, "{answers:#?}");
     let code = answers[6].trim();
-    let of_the_file = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() == code;
+    let of_the_file =
+        |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() == code;
     assert!(
         file.windows(16).any(of_the_file),
         "{code}: the guest's own code, and no breakpoint"

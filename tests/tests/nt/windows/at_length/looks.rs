@@ -104,7 +104,14 @@ fn symbols(user: &User) -> Vec<Row> {
     rows.push(row("x nt!Ke*", &["nt!KeClockInterruptNotify", "nt!KeBugCheckEx"]));
     rows.push(row(
         "u nt!KeBugCheckEx L1",
-        &["nt!KeBugCheckEx:\n", if user.is_x86() { "push    ebp" } else { "[rsp+8],rcx" }],
+        &[
+            "nt!KeBugCheckEx:\n",
+            if user.is_x86() {
+                "push    ebp"
+            } else {
+                "[rsp+8],rcx"
+            },
+        ],
     ));
     rows.push(row("uf nt!KeSetEvent", &["nt!KeSetEvent:\n", "ret\n"]));
     rows
