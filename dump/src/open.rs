@@ -29,7 +29,7 @@ const READERS: &[Reader] = &[
         open: |bytes| Ok(Box::new(crate::elf::open(bytes)?)),
     },
     Reader {
-        is_it: |start| crate::kdump::is_kdump(start) || crate::is_flattened(start),
+        is_it: crate::kdump::is_kdump,
         open: |bytes| Ok(Box::new(crate::kdump::open(bytes)?)),
     },
     Reader {
@@ -43,9 +43,13 @@ const READERS: &[Reader] = &[
 /// # Errors
 /// [`Error::Unknown`] with the first bytes of a file that no reader knows; the reader's own.
 pub fn open(path: &Path) -> Result<Box<dyn Image>> {
-    let bytes = FileBytes::open(path)?;
+    let mut bytes = FileBytes::open(path)?;
     if bytes.is_empty() {
         return Err(Error::Unknown("it is empty".into()));
+    }
+    // What went through a pipe.
+    if bytes.is_flattened()? {
+        bytes = bytes.unflatten()?;
     }
     let mut start = vec![0; bytes.len().min(BEGINNING) as usize];
     bytes.read("its beginning", 0, &mut start)?;
