@@ -47,6 +47,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Image>> {
     if bytes.is_empty() {
         return Err(Error::Unknown("it is empty".into()));
     }
+    // What went through a pipe.
     if bytes.is_flattened()? {
         bytes = bytes.unflatten()?;
     }

@@ -51,8 +51,16 @@ impl NewFile {
                 source: io::ErrorKind::IsADirectory.into(),
             });
         }
-        if !replace && path.symlink_metadata().is_ok() {
-            return Err(Error::Exists(path.display().to_string()));
+        match path.symlink_metadata() {
+            Ok(_) if !replace => return Err(Error::Exists(path.display().to_string())),
+            // A device or a socket is nothing to replace.
+            Ok(_) if path.metadata().is_ok_and(|facts| !facts.is_file()) => {
+                return Err(Error::Io {
+                    what: format!("{}", path.display()),
+                    source: io::Error::new(io::ErrorKind::InvalidInput, "that is no ordinary file"),
+                });
+            }
+            _ => {}
         }
         let mut prefix = OsString::from(".");
         prefix.push(name);
@@ -202,6 +210,12 @@ mod tests {
         file.write_all(b"new").unwrap();
         file.commit().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_device_is_never_replaced() {
+        let error = NewFile::create(Path::new("/dev/null"), true).err().unwrap();
+        assert!(error.to_string().contains("no ordinary file"), "{error}");
     }
 
     #[test]

@@ -52,7 +52,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: Args) -> Result<(), Failure> {
-    let to_stdout = args.output == Path::new("-");
+    // The service's /dev/stdout is another one.
+    let to_stdout = [Path::new("-"), Path::new("/dev/stdout")].contains(&&*args.output);
     if to_stdout && io::stdout().is_terminal() {
         return Err(Failure::new(
             "dump",
@@ -93,6 +94,11 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     }
     // Standard output is the dump's.
     if to_stdout {
+        if args.common.json {
+            let report = serde_json::to_string(&report)
+                .map_err(|error| Failure::new("standard error", error, "leave --json out"))?;
+            eprintln!("{report}");
+        }
         return Ok(());
     }
     if args.common.json {

@@ -140,25 +140,35 @@ impl Host {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP: each asks for an orderly end.
-pub(super) struct Signals([Signal; 3]);
+/// SIGXFSZ, Linux' number: a write went past the limit of a file's size.
+const SIGXFSZ: i32 = 25;
+
+/// SIGINT, SIGTERM and SIGHUP: each asks for an orderly end. And SIGXFSZ, which would end it at once.
+pub(super) struct Signals {
+    ends: [Signal; 3],
+    /// Never waited for: the write fails, and whoever wrote says so.
+    _file_too_large: Signal,
+}
 
 impl Signals {
     /// Takes them over from their default action.
     pub fn install() -> Result<Signals, Failure> {
         let install = || {
-            Ok(Signals([
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ]))
+            Ok(Signals {
+                ends: [
+                    signal(SignalKind::interrupt())?,
+                    signal(SignalKind::terminate())?,
+                    signal(SignalKind::hangup())?,
+                ],
+                _file_too_large: signal(SignalKind::from_raw(SIGXFSZ))?,
+            })
         };
         install().map_err(|e: io::Error| Failure::new("signals", e, "free some file descriptors"))
     }
 
     /// Waits for one of them.
     pub async fn wait(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let [interrupt, terminate, hangup] = &mut self.ends;
         tokio::select! {
             _ = interrupt.recv() => tracing::info!("SIGINT"),
             _ = terminate.recv() => tracing::info!("SIGTERM"),

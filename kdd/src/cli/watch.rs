@@ -108,7 +108,7 @@ fn show(event: &WatchEvent, json: bool) -> Result<(), Failure> {
             let on: Vec<String> = on.iter().map(ToString::to_string).collect();
             let mut text = format!("watching for {}\n", on.join(", "));
             for why in missing {
-                text += &format!("  not yet: {why}\n");
+                text += &format!("  but not {why}\n");
             }
             output::print(&text)
         }

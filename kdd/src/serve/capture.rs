@@ -1,10 +1,11 @@
 //! Crash dumps of domains: what is dumped, in which format, and where to.
 //!
 //! ```text
-//!  DumpRequest ─► Subject: the domain, held, or a fork of it ─► recognised OS ─► Plan ─► writer ─► Output
+//!  DumpRequest ─► Subject: a fork of the domain, which is held ─► recognised OS ─► Plan ─► writer ─► Output
 //! ```
 //!
-//! A domain that is dumped live stands still only while it is forked: the fork is what is written.
+//! What is written is a fork, so that a reset, a debugger's write or the domain's end meanwhile changes nothing of it. A
+//! domain that is dumped live stands still only while it is forked.
 
 use super::pause::Held;
 use super::pipe::Pipe;
@@ -14,9 +15,9 @@ use crate::control::caller::Caller;
 use crate::control::message::{Compression, DumpFormat, DumpReport, DumpRequest, Progress};
 use dump::linux::{KeepAll, KernelImage, LinuxFacts, PageFilter};
 use dump::{Error, NewFile, Observer, PAGE_SIZE, Pfn, Sink, Source, Stream, Written, elf, kdump, windows};
-use hv_core::VcpuId;
 use hv_core::introspect::{DomainState, Introspect};
 use hv_core::regs::Registers;
+use hv_core::VcpuId;
 use introspect::linux::{Linux, PageKinds};
 use introspect::windows::{Arch, Bugcheck, Guest, Windows};
 use std::io;
@@ -24,6 +25,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often progress is told.
@@ -89,7 +91,9 @@ impl Service {
             live: false,
             bugcheck,
         };
-        let plan = Plan::new(options, managed, managed.domain(), system)?;
+        let fork = Fork::of(managed)?;
+        let domain = fork.as_ref().map_or_else(|| managed.domain(), Fork::domain);
+        let plan = Plan::new(options, managed, domain, system)?;
         let mut file = NewFile::create(path, false).map_err(|error| cannot_write(&what, &error))?;
         let mut watcher = Watcher {
             caller: None,
@@ -97,27 +101,24 @@ impl Service {
             told: Instant::now(),
         };
         let written = plan
-            .write(managed.domain(), &mut file, &mut watcher)
+            .write(domain, &mut file, &mut watcher)
             .and_then(|written| file.commit().map(|()| written))
             .map_err(|error| cannot_write(&what, &error))?;
         Ok(plan.report(path, written, Duration::ZERO))
     }
 }
 
-/// What is dumped: it stands still.
-enum Subject {
-    /// The domain itself.
-    Held {
-        held: Held,
-        /// Since when, if it ran before.
-        since: Option<Instant>,
-    },
-    /// A fork of it.
-    Fork {
-        child: Arc<dyn Introspect>,
-        /// How long it took.
-        paused: Duration,
-    },
+/// What is dumped: a fork, which stands still whatever is done to the domain meanwhile.
+struct Subject {
+    managed: Arc<Managed>,
+    /// `None` where a domain can't be forked: it is read itself.
+    fork: Option<Fork>,
+    /// The domain's pause, unless it is dumped live.
+    held: Option<Held>,
+    /// Since when it stands still, if it ran before.
+    since: Option<Instant>,
+    /// How long a domain that is dumped live did so.
+    paused: Duration,
 }
 
 impl Subject {
@@ -125,51 +126,67 @@ impl Subject {
         let runs = managed.domain().state() == DomainState::Running;
         let since = Instant::now();
         let held = managed.hold()?;
-        if !(live && runs) {
-            return Ok(Subject::Held {
-                held,
-                since: runs.then_some(since),
-            });
-        }
-        let fork = managed.domain().fork().ok_or_else(|| {
-            Failure::new(
+        let fork = Fork::of(managed)?;
+        let live = live && runs;
+        if live && fork.is_none() {
+            return Err(Failure::new(
                 format_args!("domain '{}'", managed.domain().name()),
                 "it can't be forked",
                 "leave --live out: it is paused while it is written",
-            )
-        })?;
-        let name = format!("{}-dump-{:x}", managed.domain().id(), since.elapsed().as_nanos());
-        let child = fork
-            .fork(&name)
-            .map_err(|error| managed.failure(&error, "leave --live out"))?;
-        drop(held);
-        Ok(Subject::Fork {
-            child,
+            ));
+        }
+        Ok(Subject {
+            managed: managed.clone(),
+            fork,
+            held: (!live).then_some(held),
+            since: runs.then_some(since),
             paused: since.elapsed(),
         })
     }
 
     fn domain(&self) -> &dyn Introspect {
-        match self {
-            Subject::Held { held, .. } => held.managed().domain(),
-            Subject::Fork { child, .. } => &**child,
+        match &self.fork {
+            Some(fork) => fork.domain(),
+            None => self.managed.domain(),
         }
     }
 
     /// Lets it go; how long the guest stood still.
     fn release(self) -> Duration {
-        match &self {
-            Subject::Held { since, .. } => since.map_or(Duration::ZERO, |since| since.elapsed()),
-            Subject::Fork { paused, .. } => *paused,
+        match (&self.held, self.since) {
+            (_, None) => Duration::ZERO,
+            (Some(_), Some(since)) => since.elapsed(),
+            (None, Some(_)) => self.paused,
         }
     }
 }
 
-impl Drop for Subject {
+/// A child that is only read, and ends with this value.
+struct Fork(Arc<dyn Introspect>);
+
+impl Fork {
+    /// The domain stands still. `None` if it can't be forked.
+    fn of(managed: &Managed) -> Result<Option<Fork>, Failure> {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let domain = managed.domain();
+        let Some(fork) = domain.fork() else {
+            return Ok(None);
+        };
+        let name = format!("{}-dump-{}", domain.id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let child = fork
+            .fork(&name)
+            .map_err(|error| managed.failure(&error, "try again"))?;
+        Ok(Some(Fork(child)))
+    }
+
+    fn domain(&self) -> &dyn Introspect {
+        &*self.0
+    }
+}
+
+impl Drop for Fork {
     fn drop(&mut self) {
-        if let Subject::Fork { child, .. } = self
-            && let Some(Err(error)) = child.control_run().map(|control| control.destroy())
-        {
+        if let Some(Err(error)) = self.0.control_run().map(|control| control.destroy()) {
             tracing::warn!(%error, "the fork that was dumped can't be ended");
         }
     }

@@ -177,10 +177,10 @@ impl Service {
     }
 }
 
-/// A domain that begins paused.
 /// What to do with a dump that can't be opened.
 pub(crate) const OPEN_HINT: &str = "'kdd dump-info FILE' says what it is";
 
+/// A domain that begins paused.
 fn domain_config(machine: Machine, guest: GuestImage, name: Option<String>, throttle: bool) -> DomainConfig {
     DomainConfig {
         name,

@@ -2,6 +2,7 @@
 
 use super::{DumpFormat, DumpReport};
 use crate::control::hex::Hex;
+use crate::parse;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -78,6 +79,13 @@ pub enum Trigger {
     ShutDown,
     /// A vCPU is about to run what is at this address or symbol.
     Breakpoint(String),
+}
+
+impl Trigger {
+    /// Whether it is a breakpoint at an address, which no kernel has to be known for.
+    pub fn is_address(&self) -> bool {
+        matches!(self, Trigger::Breakpoint(place) if parse::address(place).is_ok())
+    }
 }
 
 impl FromStr for Trigger {

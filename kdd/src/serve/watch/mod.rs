@@ -16,7 +16,7 @@ mod script;
 mod triggers;
 
 use super::capture::{System, bugcheck_words};
-use super::{Managed, Service, guest_crash};
+use super::{Managed, Service, guest_crash, lock};
 use crate::Failure;
 use crate::control::caller::Caller;
 use crate::control::hex::Hex;
@@ -135,6 +135,8 @@ struct Watch<'a> {
     incidents: u64,
     /// Resets of its own that it has yet to hear of.
     own_resets: u32,
+    /// The guest's death was told: what else it dies of before it is reset is nothing new.
+    dead: bool,
 }
 
 /// What happened.
@@ -183,6 +185,7 @@ impl<'a> Watch<'a> {
             told: None,
             incidents: 0,
             own_resets: 0,
+            dead: false,
         })
     }
 
@@ -191,7 +194,8 @@ impl<'a> Watch<'a> {
         if let DomainState::Crashed(reason) = self.managed.domain().state() {
             self.crashed(&reason);
         }
-        while (self.wanted)() && count.is_none_or(|count| self.incidents < u64::from(count)) {
+        let enough = |incidents| count.is_some_and(|count| incidents >= u64::from(count));
+        while (self.wanted)() && !enough(self.incidents) {
             if self.retry.is_some_and(|(at, _)| at <= Instant::now()) {
                 self.arm();
             }
@@ -199,41 +203,54 @@ impl<'a> Watch<'a> {
                 .retry
                 .map_or(LOOK_EVERY, |(at, _)| at.saturating_duration_since(Instant::now()));
             match self.events.recv_timeout(due.min(LOOK_EVERY)) {
-                Ok(event) => self.on_event(event)?,
+                Ok(event) => self.on_event(event),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.managed.domain().state() == DomainState::ShutDown {
+            // One that has powered off may be reset.
+            if self.is_gone() {
                 let queued: Vec<_> = self.events.try_iter().collect();
                 for event in queued {
-                    self.on_event(event)?;
+                    self.on_event(event);
                 }
-                return Err(self.gone());
+                let by_us = self.rule.then == Then::Destroy && self.incidents > 0;
+                return if by_us || enough(self.incidents) {
+                    Ok(self.incidents)
+                } else {
+                    Err(self.ended("it is gone", "'kdd list' shows those that are left"))
+                };
             }
         }
+        if self.service.shutdown().is_triggered() && !enough(self.incidents) {
+            return Err(self.ended("the service stops", "watch it again when there is another"));
+        }
         Ok(self.incidents)
+    }
+
+    fn is_gone(&self) -> bool {
+        !lock(&self.service.domains).contains_key(&self.managed.domain().id())
     }
 
     /// Sets breakpoints in the kernel, if it is there by now.
     fn arm(&mut self) {
         let wait = self.retry.map_or(FIRST_RETRY, |(_, wait)| wait);
-        let needs_kernel = self
-            .rule
-            .on
-            .iter()
-            .any(|trigger| !matches!(trigger, Trigger::Crash | Trigger::Reset | Trigger::ShutDown));
-        if needs_kernel && self.kernel.is_none() {
-            self.kernel = self.recognise();
+        let needs_kernel = self.rule.on.iter().any(|trigger| match trigger {
+            Trigger::Crash | Trigger::Reset | Trigger::ShutDown => false,
+            Trigger::Breakpoint(_) => !trigger.is_address(),
+            Trigger::Bugcheck | Trigger::Panic | Trigger::Oops => true,
+        });
+        // Symbols may come late, while a kernel boots; one that is there without them is looked at a few times only.
+        if needs_kernel && let Some(kernel) = self.recognise() {
+            self.kernel = Some(kernel);
         }
         let missing = self
             .triggers
             .arm(&self.session, &self.rule.on, self.kernel.as_ref());
-        // A kernel that is still booting may have its symbols later.
-        self.retry = (!missing.is_empty()).then(|| (Instant::now() + wait, (wait * 2).min(LAST_RETRY)));
-        if !missing.is_empty() {
-            self.kernel = None;
-        }
+        let given_up = self.kernel.is_some() && wait >= LAST_RETRY;
+        self.retry = (missing.iter().any(|missing| missing.may_come) && !given_up)
+            .then(|| (Instant::now() + wait, (wait * 2).min(LAST_RETRY)));
         let on = self.rule.on.clone();
+        let missing = missing.into_iter().map(|missing| missing.why).collect();
         self.say(WatchEvent::Waiting { on, missing });
     }
 
@@ -254,7 +271,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn on_event(&mut self, event: TargetEvent) -> Result<(), Failure> {
+    fn on_event(&mut self, event: TargetEvent) {
         match event {
             TargetEvent::Stopped { vcpu, reason, mine } => self.stopped(vcpu, &reason, mine),
             TargetEvent::Crashed(reason) => self.crashed(&reason),
@@ -262,6 +279,7 @@ impl<'a> Watch<'a> {
             TargetEvent::Reset(cause) => {
                 self.triggers.disarm(&self.session);
                 self.kernel = None;
+                self.dead = false;
                 self.retry = Some((Instant::now(), FIRST_RETRY));
                 if self.own_resets > 0 {
                     self.own_resets -= 1;
@@ -294,7 +312,6 @@ impl<'a> Watch<'a> {
             }
             _ => {}
         }
-        Ok(())
     }
 
     fn stopped(&mut self, vcpu: VcpuId, reason: &StopReason, mine: bool) {
@@ -354,7 +371,7 @@ impl<'a> Watch<'a> {
     }
 
     fn crashed(&mut self, reason: &CrashReason) {
-        if !self.rule.on.contains(&Trigger::Crash) {
+        if self.dead || !self.rule.on.contains(&Trigger::Crash) {
             return;
         }
         let vcpu = match reason {
@@ -394,6 +411,7 @@ impl<'a> Watch<'a> {
     /// Captures, calls the script, and does what is to be done then.
     fn incident(&mut self, cause: Cause) {
         self.incidents += 1;
+        self.dead |= matches!(cause.name, "crash" | "bugcheck" | "panic");
         let domain = self.managed.domain();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let registers = cause.vcpu.and_then(|vcpu| domain.registers(vcpu).ok());
@@ -430,7 +448,10 @@ impl<'a> Watch<'a> {
             let folder = self.rule.exec_directory.as_deref();
             incident.script = Some(script::run(command, folder, limit, &incident, self.wanted));
         }
-        if let Err(failure) = self.then() {
+        // Who left meanwhile wants nothing done to the guest: it goes on.
+        if !(self.wanted)() {
+            self.let_go();
+        } else if let Err(failure) = self.then() {
             incident.then_error = Some(failure.to_string());
         }
         self.say(WatchEvent::Incident(Box::new(incident)));
@@ -503,11 +524,16 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn gone(&self) -> Failure {
+    fn ended(&self, why: &str, hint: &str) -> Failure {
+        let incidents = match self.incidents {
+            0 => "nothing had happened".to_owned(),
+            1 => "after 1 incident".to_owned(),
+            count => format!("after {count} incidents"),
+        };
         Failure::new(
             format_args!("domain '{}'", self.managed.domain().name()),
-            format_args!("it is gone, after {} incidents", self.incidents),
-            "'kdd list' shows those that are left",
+            format_args!("{why}, {incidents}"),
+            hint,
         )
     }
 }

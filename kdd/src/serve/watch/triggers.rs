@@ -58,8 +58,8 @@ pub(super) struct Triggers {
 }
 
 impl Triggers {
-    /// Sets what can be set; for the others, why not. The guest stands still.
-    pub fn arm(&mut self, session: &Session, wanted: &[Trigger], kernel: Option<&Kernel>) -> Vec<String> {
+    /// Sets what can be set; for the others, why not.
+    pub fn arm(&mut self, session: &Session, wanted: &[Trigger], kernel: Option<&Kernel>) -> Vec<Missing> {
         let mut missing = Vec::new();
         for trigger in wanted {
             if self.set.iter().any(|(_, set)| set == trigger) {
@@ -75,18 +75,19 @@ impl Triggers {
                     };
                     match session.insert_private_breakpoint(breakpoint) {
                         Ok(id) => self.set.push((id, trigger.clone())),
-                        Err(error) => missing.push(format!("{trigger}: {error}")),
+                        Err(error) => missing.push(Missing::later(error).of(trigger)),
                     }
                 }
-                Err(why) => missing.push(format!("{trigger}: {why}")),
+                Err(why) => missing.push(why.of(trigger)),
             }
         }
         missing
     }
 
-    /// Takes all back: the kernel is another one.
+    /// Takes back what belongs to a kernel that is gone. Plain addresses stay: what comes there may be another kernel's
+    /// first instruction.
     pub fn disarm(&mut self, session: &Session) {
-        for (id, _) in self.set.drain(..) {
+        for (id, _) in self.set.extract_if(.., |(_, trigger)| !trigger.is_address()) {
             if let Err(error) = session.remove_breakpoint(id) {
                 tracing::debug!(%error, "a breakpoint can't be removed");
             }
@@ -115,41 +116,71 @@ pub(super) fn is_oops_on_its_way(
         })
 }
 
+/// Why a trigger can't be waited for.
+pub(super) struct Missing {
+    pub why: String,
+    /// Whether that may change before the next reset.
+    pub may_come: bool,
+}
+
+impl Missing {
+    fn later(why: impl ToString) -> Missing {
+        Missing {
+            why: why.to_string(),
+            may_come: true,
+        }
+    }
+
+    fn never(why: &str) -> Missing {
+        Missing {
+            why: why.to_owned(),
+            may_come: false,
+        }
+    }
+
+    fn of(mut self, trigger: &Trigger) -> Missing {
+        self.why = format!("{trigger}: {}", self.why);
+        self
+    }
+}
+
 /// Where a trigger's breakpoint is; `None` if it needs none.
-fn place(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Option<GuestVirtAddr>, String> {
+fn place(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Option<GuestVirtAddr>, Missing> {
     let names: &[&str] = match (trigger, kernel) {
         (Trigger::Crash | Trigger::Reset | Trigger::ShutDown, _) => return Ok(None),
         (Trigger::Breakpoint(text), kernel) => return breakpoint(text, kernel).map(Some),
-        (_, None) => return Err("the guest's kernel is not recognised yet".into()),
+        (_, None) => return Err(Missing::later(NO_KERNEL)),
         (Trigger::Bugcheck, Some(Kernel::Windows(_))) => &["KeBugCheckEx"],
-        (Trigger::Bugcheck, Some(Kernel::Linux(_))) => return Err("the guest is Linux".into()),
+        (Trigger::Bugcheck, Some(Kernel::Linux(_))) => return Err(Missing::never("the guest is Linux")),
         (Trigger::Panic, Some(Kernel::Linux(_))) => &["__crash_kexec", "panic"],
         (Trigger::Oops, Some(Kernel::Linux(_))) => &["oops_exit"],
         (Trigger::Panic | Trigger::Oops, Some(Kernel::Windows(_))) => {
-            return Err("the guest is Windows".into());
+            return Err(Missing::never("the guest is Windows"));
         }
     };
-    let kernel = kernel.ok_or("the guest's kernel is not recognised yet")?;
+    let kernel = kernel.ok_or_else(|| Missing::later(NO_KERNEL))?;
     names
         .iter()
         .find_map(|name| kernel.symbol(name))
         .map(Some)
-        .ok_or_else(|| format!("the kernel's symbols have no {}", names.join(" or ")))
+        .ok_or_else(|| Missing::later(format!("the kernel's symbols have no {}", names.join(" or "))))
 }
 
+const NO_KERNEL: &str = "the guest's kernel is not recognised yet";
+
 /// An address, or a symbol with an offset: `nt!KeBugCheckEx`, `do_sys_openat2+0x10`.
-fn breakpoint(text: &str, kernel: Option<&Kernel>) -> Result<GuestVirtAddr, String> {
+fn breakpoint(text: &str, kernel: Option<&Kernel>) -> Result<GuestVirtAddr, Missing> {
     if let Ok(address) = parse::address(text) {
         return Ok(GuestVirtAddr(address));
     }
-    let kernel = kernel.ok_or("the guest's kernel is not recognised yet")?;
+    let kernel = kernel.ok_or_else(|| Missing::later(NO_KERNEL))?;
     let (name, offset) = match text.split_once('+') {
-        Some((name, offset)) => (name, parse::address(offset)?),
+        Some((name, offset)) => (name, parse::address(offset).map_err(|why| Missing::never(&why))?),
         None => (text, 0),
     };
     let name = name.strip_prefix("nt!").unwrap_or(name);
     kernel
         .symbol(name)
         .and_then(|address| address.checked_add(offset))
-        .ok_or_else(|| format!("the kernel has no symbol '{name}'"))
+        .ok_or_else(|| Missing::later(format!("the kernel has no symbol '{name}'")))
 }
