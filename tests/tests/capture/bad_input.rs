@@ -175,6 +175,7 @@ impl Drop for Mount {
 
 /// A dump that is in the middle: its unfinished file is there and has bytes.
 #[track_caller]
+#[allow(clippy::zombie_processes)] // the caller waits for it; where an assertion fails, the test program ends
 fn in_the_middle(guest: &Guest, folder: &Path) -> Child {
     let client = begin(&guest.service, &["dump", "vm", "-o", &text(&folder.join("x"))]);
     let deadline = Instant::now() + LIMIT;

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// What is kept of what it prints.
 const MAX_OUTPUT: usize = 16 << 10;
+/// How long what a script printed may take to arrive after its end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often a script that runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -108,7 +110,11 @@ fn attend(mut child: Child, limit: Duration, incident: &Incident, wanted: &dyn F
         end(&mut child);
         break None;
     };
-    while let Ok(bytes) = printed.try_recv() {
+    // What it printed last is on its way. What it left running may hold the pipes open: that isn't waited for.
+    let last = Instant::now() + LAST_WORDS;
+    while Instant::now() < last
+        && let Ok(bytes) = printed.recv_timeout(last.saturating_duration_since(Instant::now()))
+    {
         let room = MAX_OUTPUT - output.len();
         output.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
