@@ -149,16 +149,15 @@ impl Facts {
     }
 
     fn words(&self) -> String {
-        let mut text = format!("{}\n", self.path.display());
-        let mut row = |name: &str, value: String| text += &format!("  {name:<12} {value}\n");
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("format", self.format.to_owned());
         row("size", format!("{} bytes", output::grouped(self.bytes)));
         let unknown = || "not known".to_owned();
-        let arch = self.arch.map_or_else(String::new, |arch| format!(", {arch}"));
-        row(
-            "system",
-            format!("{}{arch}", self.os.clone().unwrap_or_else(unknown)),
-        );
+        let system = self.os.clone().unwrap_or_else(unknown);
+        let arch = self.arch.filter(|arch| !system.contains(arch));
+        let arch = arch.map_or_else(String::new, |arch| format!(", {arch}"));
+        row("system", system + &arch);
         if let Some(time) = self.time {
             row("taken", crate::time::rfc3339(time));
         }
@@ -172,9 +171,12 @@ impl Facts {
         row(
             "memory",
             format!(
-                "{} in {} ranges; {} of {} pages are in the file",
+                "{} in {}; {} of {} pages are in the file",
                 output::size(self.memory_bytes),
-                self.ranges.len(),
+                match self.ranges.len() {
+                    1 => "1 range".to_owned(),
+                    count => format!("{count} ranges"),
+                },
                 output::grouped(self.pages),
                 output::grouped(self.memory_bytes / PAGE_SIZE as u64)
             ),
@@ -207,7 +209,15 @@ impl Facts {
             };
             row("problem", format!("{}{readers}", problem.what));
         }
-        text
+        let width = rows
+            .iter()
+            .map(|(name, _)| name.chars().count())
+            .max()
+            .unwrap_or(0);
+        let lines = rows
+            .iter()
+            .map(|(name, value)| format!("  {name:<width$}  {value}\n"));
+        format!("{}\n", self.path.display()) + &lines.collect::<String>()
     }
 }
 
