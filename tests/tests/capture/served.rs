@@ -126,19 +126,18 @@ fn windows_dumps_say_what_the_guest_says() {
             assert_eq!(info["os"][field], os[field], "{format}: {info}");
         }
         if !matches!(format, "raw" | "lime") {
+            // What the format has no place for.
+            let missing: &[&str] = match format {
+                "elf" => &["apic_base", "mtrr_def_type", "star", "lstar", "cstar", "sfmask"],
+                _ => &["apic_base", "mtrr_def_type"],
+            };
             for ((command, expected), (_, got)) in
                 expected_registers.iter().zip(&said(&served, format, registers))
             {
                 for (name, value) in expected["registers"].as_object().expect("registers") {
-                    // No context has it.
-                    if name == "apic_base" {
-                        continue;
+                    if !missing.contains(&&**name) {
+                        assert_eq!(&got["registers"][name], value, "{format}: {command}: {name}");
                     }
-                    let got = &got["registers"][name];
-                    assert!(
-                        got == value || got.is_null(),
-                        "{format}: {command}: {name}: {got} {value}"
-                    );
                 }
                 assert_eq!(got["registers"]["rip"], expected["registers"]["rip"], "{format}");
                 assert_eq!(got["registers"]["cr3"], expected["registers"]["cr3"], "{format}");
