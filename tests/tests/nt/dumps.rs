@@ -131,7 +131,8 @@ fn answers(guest: &NtGuest, engine: &mut Engine, cpus: u32, bugcheck: bool) -> V
 
 /// What `vertarget` says of the guest, and not of the connection.
 fn version(engine: &mut Engine) -> Vec<String> {
-    let answer = engine.run("vertarget");
+    // A dump's header has no flag for kernels of several processors: there the engine counts them.
+    let answer = engine.run("vertarget").replace(" MP (1 procs) ", " UP ");
     let lines = answer.lines().map(str::to_owned);
     let kept = |line: &String| {
         [
