@@ -5,6 +5,9 @@
 #   seeds         guests that are debugged at random moments, DEBUGGED_SEEDS (20) times differently
 #   system        system code, single-stepped here and in QEMU, with SYSTEM_CASES (1000) random descriptors
 #   differential  DIFF_CASES (2000) random cases of every user-mode instruction against the host's CPU
+#   windows       Microsoft's engine at length on every profile of the NT-shaped guest, with 1 and with 4 processors
+#   cuts          CUTS (1000) connections of kernel debuggers, cut at random bytes
+#   crash-utility  dumps of Linux, opened by crash with the kernel's debug information
 #   fuzzing       every fuzz target for FUZZ_SECONDS (600)
 #
 # All parts run, even after a failure; the exit status tells whether there was one.
@@ -12,7 +15,7 @@ set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-PARTS=(boots seeds system differential fuzzing)
+PARTS=(boots seeds system differential windows cuts crash-utility fuzzing)
 [ $# = 0 ] || PARTS=("$@")
 
 TEST=(cargo test --release --locked --package tests)
@@ -37,14 +40,27 @@ differential() {
     KDD_DIFF_CASES=${DIFF_CASES:-2000} "${TEST[@]}" --test differential -- --nocapture
 }
 
+crash-utility() {
+    bash setup/kernel-debug.sh
+    "${TEST[@]}" --test dump -- --ignored --nocapture
+}
+
+cuts() {
+    KDD_TEST_CUTS=${CUTS:-1000} "${TEST[@]}" --test nt -- connections_cut_anywhere
+}
+
+windows() {
+    NT_MATRIX=1 "${TEST[@]}" --test nt -- windows::
+}
+
 fuzzing() {
     cargo run --release --locked --manifest-path fuzz/Cargo.toml --bin drive -- all --seconds "${FUZZ_SECONDS:-600}"
 }
 
 for part in "${PARTS[@]}"; do
     case $part in
-        boots | seeds | system | differential | fuzzing) ;;
-        *) die "no part '$part'; there are: boots seeds system differential fuzzing" ;;
+        boots | seeds | system | differential | windows | cuts | crash-utility | fuzzing) ;;
+        *) die "no part '$part'; there are: boots seeds system differential windows cuts crash-utility fuzzing" ;;
     esac
 done
 

@@ -1,5 +1,6 @@
 //! A file that is read by position, each access checked against its length.
 
+use crate::flattened::{self, Piece};
 use crate::{Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,6 +11,8 @@ use std::path::Path;
 pub struct FileBytes {
     file: File,
     length: u64,
+    /// Where the bytes of a flattened file are.
+    pieces: Option<Vec<Piece>>,
 }
 
 impl FileBytes {
@@ -27,10 +30,33 @@ impl FileBytes {
         Ok(FileBytes {
             file,
             length: facts.len(),
+            pieces: None,
         })
     }
 
-    /// The file's length when it was opened.
+    /// Whether it is makedumpfile's flattened form of another file.
+    ///
+    /// # Errors
+    /// As [`FileBytes::read`].
+    pub fn is_flattened(&self) -> Result<bool> {
+        let start = self.vec("the file", 0, self.length.min(16))?;
+        Ok(self.pieces.is_none() && flattened::is_flattened(&start))
+    }
+
+    /// The file that a flattened one stands for.
+    ///
+    /// # Errors
+    /// Its records contradict themselves, are too many, or pass its end.
+    pub fn unflatten(self) -> Result<FileBytes> {
+        let pieces = flattened::index(&self)?;
+        Ok(FileBytes {
+            length: pieces.last().map_or(0, |piece| piece.end),
+            pieces: Some(pieces),
+            ..self
+        })
+    }
+
+    /// The file's length when it was opened; of a flattened one, the real file's.
     pub fn len(&self) -> u64 {
         self.length
     }
@@ -46,6 +72,21 @@ impl FileBytes {
     /// [`Error::Truncated`] where the file is too short, or became so; [`Error::Io`].
     pub fn read(&self, what: &'static str, at: u64, buffer: &mut [u8]) -> Result<()> {
         self.check(what, at, buffer.len() as u64)?;
+        let Some(pieces) = &self.pieces else {
+            return self.read_file(what, at, buffer);
+        };
+        buffer.fill(0);
+        let end = at + buffer.len() as u64;
+        let first = pieces.partition_point(|piece| piece.end <= at);
+        for piece in pieces[first..].iter().take_while(|piece| piece.start < end) {
+            let (from, to) = (piece.start.max(at), piece.end.min(end));
+            let part = &mut buffer[(from - at) as usize..(to - at) as usize];
+            self.read_file(what, piece.at + (from - piece.start), part)?;
+        }
+        Ok(())
+    }
+
+    fn read_file(&self, what: &'static str, at: u64, buffer: &mut [u8]) -> Result<()> {
         self.file
             .read_exact_at(buffer, at)
             .map_err(Error::io(format!("reading {what} at byte {at:#x}")))

@@ -18,16 +18,32 @@
 //! used is an error then, and not the end of the process.
 
 mod bytes;
+mod copy;
+mod domain;
+pub mod elf;
 mod error;
+#[cfg(test)]
+mod fake;
+mod flattened;
 mod image;
+pub mod kdump;
+pub mod lime;
+pub mod linux;
+mod open;
 mod output;
 mod pages;
+pub mod raw;
+mod registers;
 mod source;
+mod spans;
 pub mod windows;
 
 pub use bytes::FileBytes;
+pub use domain::DumpDomain;
 pub use error::Error;
+pub use flattened::is_flattened;
 pub use image::{Absent, Description, Format, Image, Problem};
+pub use open::open;
 pub use output::{NewFile, Sink, Stream};
 pub use pages::{PAGE_SIZE, Page, PageRange, Pfn};
 pub use source::{Ignore, Observer, Source, Written};

@@ -12,6 +12,8 @@
 pub mod input;
 pub mod lab;
 pub mod mutate;
+pub mod patch;
 pub mod random;
+pub mod tapes;
 pub mod targets;
 pub mod worker;

@@ -110,6 +110,18 @@ impl Hypervisor {
         self.registry.fork(parent, name)
     }
 
+    /// An id and a name for a domain that this hypervisor doesn't run, such as a crash dump; the name is taken until
+    /// the result is dropped.
+    ///
+    /// # Errors
+    /// The name is in use or none.
+    pub fn register(&self, name: Option<&str>) -> Result<Registration> {
+        Ok(Registration {
+            place: self.registry.reserve(name)?,
+            id: new_id(),
+        })
+    }
+
     /// The domain with this id.
     pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
         self.list().into_iter().find(|d| d.id() == id)
@@ -214,6 +226,24 @@ impl Registry {
             registry: Arc::clone(self),
             name,
         })
+    }
+}
+
+/// The id and the name of a domain that is somebody else's.
+pub struct Registration {
+    place: Place,
+    id: DomId,
+}
+
+impl Registration {
+    /// The id.
+    pub fn id(&self) -> DomId {
+        self.id
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.place.name
     }
 }
 

@@ -10,6 +10,7 @@
 //!  ├─ Breakpoints     execution breakpoints and watchpoints
 //!  ├─ Events          stops, crashes, resets, console output
 //!  ├─ PageAccess      rights of guest frames, apart from the guest's own page tables
+//!  ├─ IoPorts         the devices behind IN and OUT
 //!  ├─ Fork            a copy-on-write child
 //!  └─ Save            the whole state to a file
 //! ```
@@ -18,8 +19,13 @@
 //! ([`Introspect::write_memory`] …) and take `None` for an answer; nobody guesses from the kind of domain.
 //! Nothing here knows of an engine.
 
+mod crash;
+
+pub use crash::{GuestCrash, ResetCause};
+
 use crate::addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 use crate::regs::Registers;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Why an introspection call failed.
@@ -258,8 +264,10 @@ pub enum Event {
     Paused(bool),
     /// The domain died.
     Crashed(CrashReason),
-    /// The guest asked for a reset, and was reset.
-    Reset,
+    /// The guest was reset.
+    Reset(ResetCause),
+    /// The guest says that it crashed, and runs on.
+    GuestCrash(GuestCrash),
     /// The guest powered itself off, or the domain was destroyed.
     ShutDown,
     /// The guest wrote to the debug-exit device; the value.
@@ -316,8 +324,59 @@ pub trait ReadMemory {
     /// # Errors
     /// [`Error::NoMemory`] with the bytes done before the first absent one; those are valid in `buffer`.
     fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()>;
+    /// Shows `length` bytes from `address` on, in order and in pieces of any size, until `visit` breaks off: whoever
+    /// only looks at them needs no copy where memory lies in this process. The guest may be kept from running
+    /// meanwhile, so a call had better be about a few megabytes, and `visit` must not call the domain.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] behind the bytes before the first absent one, which are shown.
+    fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        copy_to_visitor(self, address, length, visit)
+    }
     /// The RAM and ROM of the domain, in rising order.
     fn memory_regions(&self) -> Vec<MemoryRegion>;
+}
+
+/// Bytes that are read at once for a visitor of memory that isn't there to be looked at.
+const VISIT_BUFFER: usize = 1 << 16;
+
+/// [`ReadMemory::visit_physical`] by reading.
+fn copy_to_visitor<M: ReadMemory + ?Sized>(
+    memory: &M,
+    address: GuestPhysAddr,
+    length: usize,
+    visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; length.min(VISIT_BUFFER)];
+    let mut before = 0;
+    while before < length {
+        let part = &mut buffer[..VISIT_BUFFER.min(length - before)];
+        let read = memory.read_physical(address.wrapping_add(before as u64), part);
+        let got = match &read {
+            Ok(()) => part.len(),
+            Err(Error::NoMemory { done, .. }) => (*done).min(part.len()),
+            Err(_) => 0,
+        };
+        if got > 0 && visit(&part[..got]).is_break() {
+            return Ok(());
+        }
+        read.map_err(|error| match error {
+            Error::NoMemory { domain, address, .. } => Error::NoMemory {
+                domain,
+                address,
+                done: before + got,
+                wanted: length,
+            },
+            error => error,
+        })?;
+        before += got;
+    }
+    Ok(())
 }
 
 /// Writes guest-physical memory; code that changes is seen by the vCPUs at once.
@@ -343,6 +402,19 @@ pub trait ReadRegisters {
     /// # Errors
     /// [`Error::NoVcpu`].
     fn read_msr(&self, vcpu: VcpuId, msr: u32) -> Result<Option<u64>>;
+    /// Where the kernel is, if that is known from elsewhere than the registers: a crash dump's header may tell.
+    fn kernel_hint(&self) -> Option<KernelHint> {
+        None
+    }
+}
+
+/// Where a guest's kernel is said to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelHint {
+    /// The root of page tables that map it.
+    pub root: GuestPhysAddr,
+    /// An address inside its image.
+    pub address: GuestVirtAddr,
 }
 
 /// Writes vCPU state of a paused domain.
@@ -431,6 +503,56 @@ impl PageRights {
     };
 }
 
+/// The widths that IN and OUT have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortWidth {
+    /// 8 bits.
+    Byte,
+    /// 16 bits.
+    Word,
+    /// 32 bits.
+    Dword,
+}
+
+impl PortWidth {
+    /// The width of so many bytes: 1, 2 or 4.
+    pub const fn of_bytes(bytes: u32) -> Option<PortWidth> {
+        match bytes {
+            1 => Some(PortWidth::Byte),
+            2 => Some(PortWidth::Word),
+            4 => Some(PortWidth::Dword),
+            _ => None,
+        }
+    }
+
+    /// 1, 2 or 4.
+    pub const fn bytes(self) -> u8 {
+        match self {
+            PortWidth::Byte => 1,
+            PortWidth::Word => 2,
+            PortWidth::Dword => 4,
+        }
+    }
+}
+
+/// The I/O ports of a paused domain, as IN and OUT of a vCPU reach them, but for permissions.
+///
+/// Unlike all other reads this one isn't free of effects: a device answers as it would answer the guest, and that may
+/// take a byte from it, acknowledge an interrupt or select a register. No time passes. What a write asks of the
+/// machine (an interrupt, a reset, its end) happens when the domain runs on.
+pub trait IoPorts {
+    /// Reads a port; all ones where no device is.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if the domain runs, or has ended.
+    fn read_port(&self, port: u16, width: PortWidth) -> Result<u32>;
+    /// Writes a port; bits of `value` beyond the width don't count.
+    ///
+    /// # Errors
+    /// As [`IoPorts::read_port`].
+    fn write_port(&self, port: u16, width: PortWidth, value: u32) -> Result<()>;
+}
+
 /// Copy-on-write children.
 pub trait Fork {
     /// A child that shares all memory until either writes; it starts paused once, with an id of its own.
@@ -468,6 +590,10 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     fn state_hash(&self) -> Option<[u8; 32]> {
         None
     }
+    /// What the guest last said of a crash of its own since it was reset, while it ran on.
+    fn guest_crash(&self) -> Option<GuestCrash> {
+        None
+    }
     /// Lines for a person about devices.
     fn describe_devices(&self) -> String {
         String::new()
@@ -498,6 +624,10 @@ pub trait Introspect: ReadMemory + ReadRegisters + Send + Sync {
     }
     /// Page access.
     fn page_access(&self) -> Option<&dyn PageAccess> {
+        None
+    }
+    /// I/O ports.
+    fn io_ports(&self) -> Option<&dyn IoPorts> {
         None
     }
     /// Forks.

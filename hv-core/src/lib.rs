@@ -50,4 +50,4 @@ pub mod regs;
 
 pub use addr::{DomId, GuestPhysAddr, GuestVirtAddr, Ticks, VcpuId};
 pub use domain::Domain;
-pub use hypervisor::{DomainConfig, Hypervisor, HypervisorError};
+pub use hypervisor::{DomainConfig, Hypervisor, HypervisorError, Registration};

@@ -10,11 +10,14 @@
 use crate::addr::GuestPhysAddr;
 use crate::introspect::MemoryRegion;
 use std::cell::UnsafeCell;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
 const PAGES_PER_CHUNK: usize = 512;
+/// What a page holds that was never touched.
+static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 /// RAM below 4 GiB ends here at the latest; the rest of it starts at 4 GiB.
 pub const LOW_RAM_LIMIT: u64 = 0xc000_0000;
 const HIGH_RAM_START: u64 = 1 << 32;
@@ -215,23 +218,40 @@ impl GuestMemory {
 
     /// Copies from guest memory; returns the bytes done before the first that isn't RAM or ROM.
     pub(crate) fn read(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> usize {
+        let (mut done, wanted) = (0, buffer.len());
+        let end = self.visit(address, wanted, |bytes| {
+            buffer[done..done + bytes.len()].copy_from_slice(bytes);
+            done += bytes.len();
+            ControlFlow::Continue(())
+        });
+        end.unwrap_or(wanted)
+    }
+
+    /// Shows `length` bytes of RAM and ROM from `address` on, page by page, until `visit` breaks off. If memory ends
+    /// before that: the bytes that were shown.
+    pub(crate) fn visit(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        mut visit: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Option<usize> {
         let mut done = 0;
-        while done < buffer.len() {
+        while done < length {
             let Some(at) = address.checked_add(done as u64) else {
-                break;
+                return Some(done);
             };
             let (Backing::Ram(frame) | Backing::Rom(frame)) = self.backing(at.frame()) else {
-                break;
+                return Some(done);
             };
-            let length = (PAGE_SIZE - at.page_offset()).min(buffer.len() - done);
-            let part = &mut buffer[done..done + length];
-            match self.page_bytes(frame) {
-                Some(bytes) => part.copy_from_slice(&bytes[at.page_offset()..][..length]),
-                None => part.fill(0),
+            let bytes = self.page_bytes(frame).unwrap_or(&ZEROS);
+            let offset = at.page_offset();
+            let part = (PAGE_SIZE - offset).min(length - done);
+            if visit(&bytes[offset..offset + part]).is_break() {
+                return None;
             }
-            done += length;
+            done += part;
         }
-        done
+        None
     }
 
     /// Copies to RAM (and to ROM if `rom` allows it); returns the bytes done, and whether a page moved.
@@ -304,6 +324,29 @@ mod tests {
         assert_eq!(memory.read(GuestPhysAddr(u64::MAX - 3), &mut buffer), 0);
         assert_eq!(memory.write(GuestPhysAddr(0xe_0000), &buffer, false).0, 0, "ROM");
         assert_eq!(memory.write(GuestPhysAddr(0xe_0000), &buffer, true).0, 32);
+    }
+
+    #[test]
+    fn a_visit_shows_pages_in_order_up_to_a_hole_or_until_it_is_enough() {
+        let mut memory = GuestMemory::new(16 << 20);
+        memory.write(GuestPhysAddr(0x9_e010), b"touched", false);
+        let mut seen = Vec::new();
+        let mut all = |bytes: &[u8]| {
+            seen.push(bytes.to_vec());
+            ControlFlow::Continue(())
+        };
+        let end = memory.visit(GuestPhysAddr(0x9_e010), 1 << 16, &mut all);
+        assert_eq!(end, Some(0x1ff0), "the video window");
+        assert_eq!(seen.iter().map(Vec::len).collect::<Vec<_>>(), [0xff0, 0x1000]);
+        assert_eq!(&seen[0][..8], b"touched\0");
+        assert!(seen[1].iter().all(|byte| *byte == 0));
+
+        let mut pieces = 0;
+        let end = memory.visit(GuestPhysAddr(0x9_e010), 1 << 16, |_| {
+            pieces += 1;
+            ControlFlow::Break(())
+        });
+        assert_eq!((end, pieces), (None, 1));
     }
 
     #[test]

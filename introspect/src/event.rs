@@ -1,7 +1,7 @@
 //! What a session is told.
 
 use hv_core::VcpuId;
-use hv_core::introspect::{CrashReason, StopReason};
+use hv_core::introspect::{CrashReason, GuestCrash, ResetCause, StopReason};
 
 /// Receives a session's events: one at a time, in order, on whichever thread caused them (often the domain's own),
 /// without locks held. It must be quick, and hand run control to another thread: a `stop` from here would wait for
@@ -30,7 +30,9 @@ pub enum TargetEvent {
     /// The domain died; its state can be looked at.
     Crashed(CrashReason),
     /// The guest was reset. Breakpoints and holds stay.
-    Reset,
+    Reset(ResetCause),
+    /// The guest says that it crashed, and runs on.
+    GuestCrash(GuestCrash),
     /// The domain ended.
     ShutDown,
     /// The guest wrote this to its debug-exit device.

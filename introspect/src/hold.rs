@@ -6,14 +6,17 @@ use std::sync::Arc;
 
 /// A pause. It must not be taken or dropped with a lock of the target held.
 pub(crate) struct Hold {
-    /// `None` once given back.
+    /// `None` once given back, and for a domain that never runs.
     domain: Option<Arc<dyn Introspect>>,
 }
 
 impl Hold {
-    /// Pauses the domain.
+    /// Pauses the domain. One that can only be read stands still anyway.
     pub(crate) fn acquire(domain: &Arc<dyn Introspect>) -> Result<Hold> {
-        control_of(&**domain)?.pause()?;
+        let Some(control) = domain.control_run() else {
+            return Ok(Hold { domain: None });
+        };
+        control.pause()?;
         Ok(Hold::adopt(domain))
     }
 

@@ -48,6 +48,7 @@
 mod error;
 mod event;
 mod hold;
+pub mod linux;
 mod outbox;
 mod paging;
 mod region;

@@ -79,6 +79,9 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hv_core::introspect::ResetCause;
+
+    const RESET: TargetEvent = TargetEvent::Reset(ResetCause::Operator);
     use hv_core::VcpuId;
     use std::sync::{Arc, OnceLock};
 
@@ -90,7 +93,7 @@ mod tests {
             let (seen, outbox) = (seen.clone(), outbox.clone());
             Box::new(move |event| {
                 let outbox = outbox.get().unwrap();
-                if *event == TargetEvent::Reset {
+                if *event == RESET {
                     outbox.put(TargetEvent::ShutDown);
                     outbox.deliver(); // no recursion: the turn is taken
                     assert!(seen.lock().unwrap().is_empty());
@@ -99,9 +102,9 @@ mod tests {
             })
         };
         let it = outbox.get_or_init(|| Arc::new(Outbox::new(sink)));
-        it.put(TargetEvent::Reset);
+        it.put(RESET);
         it.deliver();
-        assert_eq!(*seen.lock().unwrap(), [TargetEvent::Reset, TargetEvent::ShutDown]);
+        assert_eq!(*seen.lock().unwrap(), [RESET, TargetEvent::ShutDown]);
     }
 
     #[test]
@@ -109,7 +112,7 @@ mod tests {
         let outbox = Outbox::new(Box::new(|_| panic!("delivered")));
         outbox.put(TargetEvent::VcpuUp(VcpuId(1)));
         outbox.close();
-        outbox.put(TargetEvent::Reset);
+        outbox.put(RESET);
         outbox.deliver();
     }
 }

@@ -1,9 +1,11 @@
 //! The guest's page tables: 32-bit, PAE, 4-level and 5-level paging (SDM vol. 3A, chapter 4).
 //!
 //! A mode is a row of levels from the root down, each with the name of its entries and the part of the address
-//! that indexes it. [`walk::Walker`] goes down one; its length bounds every walk, whatever the tables hold.
+//! that indexes it. [`walk::Walker`] goes down one; its length bounds every walk, whatever the tables hold. [`runs::Runs`]
+//! goes along a range.
 
 mod reach;
+pub(crate) mod runs;
 pub(crate) mod walk;
 
 pub use reach::{KernelHalf, PageTables};

@@ -3,9 +3,9 @@
 use crate::error::{Error, ReadError, TranslateError, WriteError};
 use crate::hold::{Hold, control_of};
 use crate::paging::Translation;
-use crate::target::{Sees, Target};
+use crate::target::{Concerns, Sees, Target};
 use crate::virtual_memory::AddressSpace;
-use hv_core::introspect::{self, Breakpoint, BreakpointId, Breakpoints, StepMode, StepOutcome};
+use hv_core::introspect::{self, Breakpoint, BreakpointId, Breakpoints, StepMode, StepOutcome, StopReason};
 use hv_core::{GuestVirtAddr, VcpuId};
 use std::fmt;
 use std::sync::Arc;
@@ -112,7 +112,8 @@ impl Session {
     }
 
     /// Steps one vCPU. The session must hold the domain; whoever else does goes on doing so. If something else
-    /// stops the domain first, every other session gets a hold and is told of it; this one has the outcome.
+    /// stops the domain first, every other session gets a hold and is told of it; this one has the outcome. Another
+    /// session's private watchpoint doesn't end the step.
     ///
     /// # Errors
     /// [`Error::NotHolding`]; [`Error::Domain`] if it can't be done.
@@ -126,9 +127,15 @@ impl Session {
             let StepOutcome::Stopped { vcpu: at, reason } = &outcome else {
                 break;
             };
-            if self.target.on_stopped(*at, reason, Some(self.id)) {
-                self.target.deliver();
-                break;
+            let (concerns, at) = (self.target.on_stopped(*at, reason, Some(self.id)), *at);
+            self.target.deliver();
+            let is_watchpoint = matches!(reason, StopReason::Watchpoint { .. });
+            match concerns {
+                Concerns::Nobody => {}
+                // The instruction that met it is complete: it was the one to step, or another vCPU's.
+                Concerns::Others if is_watchpoint && at == vcpu => return Ok(StepOutcome::Stepped),
+                Concerns::Others if is_watchpoint => {}
+                Concerns::Others | Concerns::Caller => break,
             }
             outcome = control.step(vcpu, mode)?;
         }
@@ -140,6 +147,20 @@ impl Session {
     /// # Errors
     /// [`Error::Domain`] if the domain has none, or refuses this one.
     pub fn insert_breakpoint(&self, breakpoint: Breakpoint) -> Result<BreakpointId, Error> {
+        self.insert(breakpoint, false)
+    }
+
+    /// The same for one whose stops are this session's own affair: the others don't get a hold, and are told what they
+    /// are told when this session pauses the domain.
+    ///
+    /// # Errors
+    /// As [`Session::insert_breakpoint`].
+    pub fn insert_private_breakpoint(&self, breakpoint: Breakpoint) -> Result<BreakpointId, Error> {
+        self.insert(breakpoint, true)
+    }
+
+    fn insert(&self, breakpoint: Breakpoint, private: bool) -> Result<BreakpointId, Error> {
+        let place = (breakpoint.place, breakpoint.kind);
         let breakpoints = self.breakpoints()?;
         if let Some(me) = self.target.lock().session_mut(self.id) {
             me.inserting += 1;
@@ -148,6 +169,8 @@ impl Session {
         if let Some(me) = self.target.lock().session_mut(self.id) {
             me.inserting -= 1;
             me.breakpoints.extend(result.iter());
+            me.private
+                .extend(result.iter().filter(|_| private).map(|id| (*id, place)));
         }
         Ok(result?)
     }
@@ -159,9 +182,10 @@ impl Session {
     pub fn remove_breakpoint(&self, id: BreakpointId) -> Result<bool, Error> {
         let breakpoints = self.breakpoints()?;
         let mut state = self.target.lock();
-        let was_mine = state
-            .session_mut(self.id)
-            .is_some_and(|me| me.breakpoints.remove(&id));
+        let was_mine = state.session_mut(self.id).is_some_and(|me| {
+            me.private.remove(&id);
+            me.breakpoints.remove(&id)
+        });
         drop(state);
         Ok(was_mine && breakpoints.remove_breakpoint(id))
     }

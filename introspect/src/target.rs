@@ -10,8 +10,10 @@ use crate::hold::Hold;
 use crate::outbox::Outbox;
 use crate::session::{Session, SessionId, SessionInfo};
 use hv_core::VcpuId;
-use hv_core::introspect::{BreakpointId, DomainState, Event, Introspect, StopReason, SubscriptionId};
-use std::collections::BTreeSet;
+use hv_core::introspect::{
+    BreakpointId, BreakpointKind, DomainState, Event, Introspect, Place, StopReason, SubscriptionId,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A domain as all its debuggers share it.
@@ -38,11 +40,24 @@ pub(crate) struct Attached {
     outbox: Arc<Outbox>,
     pub(crate) hold: Option<Hold>,
     pub(crate) breakpoints: BTreeSet<BreakpointId>,
+    /// Those of them whose stops are this session's own affair.
+    pub(crate) private: BTreeMap<BreakpointId, (Place, BreakpointKind)>,
     /// Calls of `stop` that are just pausing the domain: the pause they cause is no news to this session.
     pub(crate) stopping: u32,
     /// Calls of `insert_breakpoint` whose id isn't in `breakpoints` yet, though it may be hit already.
     pub(crate) inserting: u32,
     pub(crate) sees: Sees,
+}
+
+/// Whom a stop concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Concerns {
+    /// Its breakpoints belong to nobody any more: nobody is disturbed.
+    Nobody,
+    /// It is the private affair of sessions that don't step now.
+    Others,
+    /// Everybody, or at least whoever steps.
+    Caller,
 }
 
 /// What a session takes the domain to be doing.
@@ -98,6 +113,7 @@ impl Target {
             outbox: Arc::new(Outbox::new(sink)),
             hold: None,
             breakpoints: BTreeSet::new(),
+            private: BTreeMap::new(),
             stopping: 0,
             inserting: 0,
             sees: Sees::Running,
@@ -165,7 +181,8 @@ impl Target {
             }),
             Event::Paused(false) => self.look_whether_it_runs(),
             Event::Crashed(reason) => self.tell_all(&TargetEvent::Crashed(reason.clone())),
-            Event::Reset => self.tell_all(&TargetEvent::Reset),
+            Event::Reset(cause) => self.tell_all(&TargetEvent::Reset(*cause)),
+            Event::GuestCrash(crash) => self.tell_all(&TargetEvent::GuestCrash(crash.clone())),
             Event::ShutDown => self.tell_all(&TargetEvent::ShutDown),
             Event::DebugExit(value) => self.tell_all(&TargetEvent::DebugExit(*value)),
             Event::VcpuUp(vcpu) => self.tell_all(&TargetEvent::VcpuUp(*vcpu)),
@@ -176,18 +193,29 @@ impl Target {
         }
     }
 
-    /// Gives every attached session a hold and tells it of the stop (all but `stepper`, who learns it otherwise).
-    /// The caller holds the domain until this is done. False if the stop is at breakpoints that belong to nobody
-    /// any more: then nobody is disturbed. The caller delivers.
-    pub(crate) fn on_stopped(&self, vcpu: VcpuId, reason: &StopReason, stepper: Option<SessionId>) -> bool {
+    /// Gives every session that the stop concerns a hold and tells it of the stop (all but `stepper`, who learns it
+    /// otherwise): all that are attached, or of a stop at private breakpoints only their owners. The others then see
+    /// a pause. The caller holds the domain until this is done, and delivers.
+    pub(crate) fn on_stopped(
+        &self,
+        vcpu: VcpuId,
+        reason: &StopReason,
+        stepper: Option<SessionId>,
+    ) -> Concerns {
         let mut holds = Vec::new();
         let mut refused = false;
         loop {
             let mut state = self.lock();
             if !state.concerns_anyone(reason) {
-                return false;
+                return Concerns::Nobody;
             }
-            let missing = state.sessions.iter().filter(|s| s.hold.is_none()).count();
+            let owners = state.private_owners(reason);
+            let concerned = |id: SessionId| owners.as_ref().is_none_or(|owners| owners.contains_key(&id));
+            let missing = state
+                .sessions
+                .iter()
+                .filter(|s| s.hold.is_none() && concerned(s.id))
+                .count();
             if holds.len() < missing && !refused {
                 drop(state);
                 match Hold::acquire(&self.domain) {
@@ -199,21 +227,30 @@ impl Target {
                 }
                 continue;
             }
+            let held_before = state.sessions.iter().any(|s| s.hold.is_some());
             state.generation += 1;
-            for session in &mut state.sessions {
+            for session in state.sessions.iter_mut().filter(|s| concerned(s.id)) {
                 if session.hold.is_none() {
                     session.hold = holds.pop();
                 }
                 session.sees = Sees::Stopped;
                 if Some(session.id) != stepper {
+                    let own = owners.as_ref().and_then(|owners| owners.get(&session.id));
                     session.outbox.put(TargetEvent::Stopped {
                         vcpu,
-                        reason: reason.clone(),
-                        mine: session.owns_any(breakpoints_of(reason)),
+                        reason: own.map_or_else(|| reason.clone(), |id| named(reason, *id)),
+                        mine: own.is_some() || session.owns_any(breakpoints_of(reason)),
                     });
                 }
             }
-            return true; // the lock goes first, then holds that found no taker
+            if owners.is_some() {
+                state.tell_pause(held_before, stepper);
+            }
+            // The lock goes first, then holds that found no taker.
+            return match stepper {
+                Some(stepper) if !concerned(stepper) => Concerns::Others,
+                _ => Concerns::Caller,
+            };
         }
     }
 
@@ -285,9 +322,13 @@ impl State {
 
     /// The domain stands still, because of session `by` or of somebody outside.
     pub(crate) fn tell_stopped(&mut self, by: Option<SessionId>) {
-        self.generation += 1;
         // If nobody else holds it, it did run until now, even if a session that resumed hasn't seen that yet.
         let held_before = self.sessions.iter().any(|s| Some(s.id) != by && s.hold.is_some());
+        self.tell_pause(held_before, by);
+    }
+
+    fn tell_pause(&mut self, held_before: bool, by: Option<SessionId>) {
+        self.generation += 1;
         for session in &mut self.sessions {
             let knows = session.hold.is_some() || session.stopping > 0 || Some(session.id) == by;
             let ran = match session.sees {
@@ -314,6 +355,28 @@ impl State {
         }
     }
 
+    /// The sessions whose private affair a stop is, and what each calls it; `None` if it is everybody's.
+    ///
+    /// A domain tells of one watchpoint where several are at a place: whoever has one there is an owner.
+    fn private_owners(&self, reason: &StopReason) -> Option<BTreeMap<SessionId, BreakpointId>> {
+        let ids = breakpoints_of(reason);
+        if self.sessions.iter().any(|s| s.inserting > 0) {
+            return None; // whose an unknown one is can't be told
+        }
+        let mut places = Vec::new();
+        for id in ids {
+            if let Some(owner) = self.sessions.iter().find(|s| s.breakpoints.contains(id)) {
+                places.push(owner.private.get(id)?);
+            }
+        }
+        let own = |s: &Attached| {
+            let named = s.private.keys().find(|id| ids.contains(id));
+            let there = || s.private.iter().find(|(_, place)| places.contains(place));
+            Some((s.id, *named.or_else(|| there().map(|(id, _)| id))?))
+        };
+        (!places.is_empty()).then(|| self.sessions.iter().filter_map(own).collect())
+    }
+
     /// Whether a stop is of interest: always, except at breakpoints whose sessions are gone or removed them while
     /// the stop was under way. With nobody attached nothing is.
     fn concerns_anyone(&self, reason: &StopReason) -> bool {
@@ -329,6 +392,18 @@ impl Attached {
     /// Whether one of `ids` is this session's, or may be because it is just being inserted.
     fn owns_any(&self, ids: &[BreakpointId]) -> bool {
         ids.iter().any(|id| self.breakpoints.contains(id)) || (!ids.is_empty() && self.inserting > 0)
+    }
+}
+
+/// The same stop, at the session's own watchpoint.
+fn named(reason: &StopReason, own: BreakpointId) -> StopReason {
+    match reason {
+        StopReason::Watchpoint { address, access, .. } => StopReason::Watchpoint {
+            id: own,
+            address: *address,
+            access: *access,
+        },
+        other => other.clone(),
     }
 }
 

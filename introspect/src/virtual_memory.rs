@@ -8,7 +8,7 @@ use crate::target::Target;
 use hv_core::introspect::{Error, WriteMemory};
 use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Whose addresses are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -44,12 +44,47 @@ impl Target {
     ) -> Result<usize, ReadError> {
         let wanted = buffer.len();
         self.for_each_piece(space, address, wanted, |phys, range| {
-            self.domain().read_physical(phys, &mut buffer[range])
+            self.domain().read_physical(phys, &mut buffer[range])?;
+            Ok(ControlFlow::Continue(()))
         })
         .map_err(|fault| ReadError {
             space,
             address,
             wanted,
+            fault,
+        })
+    }
+
+    /// Shows `length` bytes, in order and in pieces of any size, up to the first page that isn't there or until `visit`
+    /// breaks off: the number of bytes that it saw, the piece with which it broke off among them. Where the domain's
+    /// memory lies in this process nothing is copied; see [`ReadMemory::visit_physical`] for what `visit` may not do.
+    ///
+    /// # Errors
+    /// [`ReadError`] if there are none, with the page-table level at fault.
+    ///
+    /// [`ReadMemory::visit_physical`]: hv_core::introspect::ReadMemory::visit_physical
+    pub fn visit_virtual(
+        &self,
+        space: AddressSpace,
+        address: GuestVirtAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<usize, ReadError> {
+        let mut seen = 0;
+        self.for_each_piece(space, address, length, |phys, range| {
+            let mut flow = ControlFlow::Continue(());
+            self.domain().visit_physical(phys, range.len(), &mut |bytes| {
+                seen += bytes.len();
+                flow = visit(bytes);
+                flow
+            })?;
+            Ok(flow)
+        })
+        .map(|_| seen)
+        .map_err(|fault| ReadError {
+            space,
+            address,
+            wanted: length,
             fault,
         })
     }
@@ -69,7 +104,8 @@ impl Target {
         self.memory_to_write()
             .and_then(|memory| {
                 self.for_each_piece(space, address, wanted, |phys, range| {
-                    memory.write_physical(phys, &bytes[range])
+                    memory.write_physical(phys, &bytes[range])?;
+                    Ok(ControlFlow::Continue(()))
                 })
             })
             .map_err(|fault| match fault {
@@ -132,31 +168,31 @@ impl Target {
     }
 
     /// Calls `transfer` for each physically contiguous piece of `length` bytes from `address`, until one fails or
-    /// the address space ends. The bytes that were done, or the fault if there are none.
+    /// breaks off, or the address space ends. The bytes that were done, or the fault if there are none.
     fn for_each_piece(
         &self,
         space: AddressSpace,
         address: GuestVirtAddr,
         length: usize,
-        mut transfer: impl FnMut(GuestPhysAddr, Range<usize>) -> Result<(), Error>,
+        mut transfer: impl FnMut(GuestPhysAddr, Range<usize>) -> Result<ControlFlow<()>, Error>,
     ) -> Result<usize, Fault> {
         if length == 0 {
             return Ok(0);
         }
         let (mut walker, _) = self.walker(space)?;
         let mut done = 0;
-        while let Some(at) = address.checked_add(done as u64)
-            && done < length
-        {
-            let fault = match walker.page(at) {
+        for run in walker.runs(address, length as u64) {
+            let fault = match run {
                 Err(fault) => fault,
-                Ok(page) => {
-                    let size = usize::try_from(page.left)
-                        .unwrap_or(usize::MAX)
-                        .min(length - done);
-                    match transfer(page.phys, done..done + size) {
-                        Ok(()) => {
+                Ok(run) => {
+                    // No run is longer than what is left of `length`.
+                    let size = run.length as usize;
+                    match transfer(run.phys, done..done + size) {
+                        Ok(flow) => {
                             done += size;
+                            if flow.is_break() {
+                                break;
+                            }
                             continue;
                         }
                         Err(Error::NoMemory {

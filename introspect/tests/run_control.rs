@@ -2,7 +2,9 @@
 
 mod scripted;
 
-use hv_core::introspect::{ControlRun, CrashReason, Event, StepMode, StepOutcome, StopReason};
+use hv_core::introspect::{
+    AccessKind, ControlRun, CrashReason, Event, ResetCause, StepMode, StepOutcome, StopReason,
+};
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::{Error, Target, TargetEvent};
 use scripted::{Heard, Scripted, at_breakpoint, breakpoint};
@@ -41,6 +43,96 @@ fn a_stop_is_held_by_every_session_until_the_last_resumes() {
     assert_eq!(domain.pauses(), 0);
     assert_eq!(heard_a.take(), [], "who resumed by itself isn't told");
     assert_eq!(heard_b.take(), []);
+}
+
+fn at_watchpoint(id: hv_core::introspect::BreakpointId) -> StopReason {
+    StopReason::Watchpoint {
+        id,
+        address: 0x1000,
+        access: AccessKind::Write,
+    }
+}
+
+#[test]
+fn a_stop_at_a_private_breakpoint_is_its_owners_and_a_pause_to_others() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b) = (Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let id = a.insert_private_breakpoint(breakpoint()).unwrap();
+
+    domain.hit(id);
+    assert_eq!(heard_a.take(), [stopped(at_breakpoint(id), true)]);
+    assert_eq!(heard_b.take(), [TargetEvent::OtherStopped]);
+    assert!(a.holds() && !b.holds());
+    a.resume().unwrap();
+    assert_eq!(domain.pauses(), 0);
+    assert_eq!(heard_b.take(), [TargetEvent::OtherResumed]);
+
+    // One that isn't private makes the stop everybody's.
+    let public = b.insert_breakpoint(breakpoint()).unwrap();
+    domain.stop_by_itself(StopReason::Breakpoint {
+        ids: vec![id, public],
+        address: GuestVirtAddr(0),
+    });
+    assert!(a.holds() && b.holds());
+    assert!(a.remove_breakpoint(id).unwrap());
+}
+
+#[test]
+fn private_watchpoints_at_one_place_are_hit_for_each_by_its_own_name() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b, heard_c) = (Heard::default(), Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let _c = target.attach("c", heard_c.sink());
+    let (first, second) = (
+        a.insert_private_breakpoint(breakpoint()).unwrap(),
+        b.insert_private_breakpoint(breakpoint()).unwrap(),
+    );
+    domain.stop_by_itself(at_watchpoint(first));
+    assert_eq!(heard_a.take(), [stopped(at_watchpoint(first), true)]);
+    assert_eq!(heard_b.take(), [stopped(at_watchpoint(second), true)]);
+    assert_eq!(heard_c.take(), [TargetEvent::OtherStopped]);
+}
+
+#[test]
+fn a_step_is_not_ended_by_anothers_private_watchpoint() {
+    let domain = Scripted::new();
+    let target = Target::new(domain.clone());
+    let (heard_a, heard_b) = (Heard::default(), Heard::default());
+    let a = target.attach("a", heard_a.sink());
+    let b = target.attach("b", heard_b.sink());
+    let id = a.insert_private_breakpoint(breakpoint()).unwrap();
+    b.stop().unwrap();
+    let stop = |vcpu| StepOutcome::Stopped {
+        vcpu,
+        reason: at_watchpoint(id),
+    };
+    // Another vCPU met it, then the one that is stepped.
+    domain
+        .steps
+        .lock()
+        .unwrap()
+        .extend([stop(VcpuId(1)), stop(VCPU), StepOutcome::Waiting]);
+    assert_eq!(b.step(VCPU, StepMode::Schedule), Ok(StepOutcome::Stepped));
+    assert_eq!(domain.steps.lock().unwrap().len(), 1);
+    let told = heard_a.take();
+    assert_eq!(
+        told[1..],
+        [
+            TargetEvent::Stopped {
+                vcpu: VcpuId(1),
+                reason: at_watchpoint(id),
+                mine: true
+            },
+            stopped(at_watchpoint(id), true),
+        ]
+    );
+    assert_eq!(heard_b.take(), []);
+    assert!(a.holds() && b.holds());
 }
 
 #[test]
@@ -283,7 +375,7 @@ fn other_events_reach_every_session() {
         bytes: b"hello".to_vec(),
     });
     domain.emit(&Event::DebugExit(3));
-    domain.emit(&Event::Reset);
+    domain.emit(&Event::Reset(ResetCause::Operator));
     domain.emit(&Event::Crashed(CrashReason::HaltedForever));
     domain.emit(&Event::ShutDown);
     assert_eq!(
@@ -295,7 +387,7 @@ fn other_events_reach_every_session() {
                 bytes: b"hello".to_vec(),
             },
             TargetEvent::DebugExit(3),
-            TargetEvent::Reset,
+            TargetEvent::Reset(ResetCause::Operator),
             TargetEvent::Crashed(CrashReason::HaltedForever),
             TargetEvent::ShutDown,
         ]
@@ -307,12 +399,16 @@ fn a_dropped_target_leaves_no_subscription() {
     let domain = Scripted::new();
     let heard = Heard::default();
     let session = Target::new(domain.clone()).attach("a", heard.sink());
-    domain.emit(&Event::Reset);
-    assert_eq!(heard.take(), [TargetEvent::Reset], "a session keeps its target");
+    domain.emit(&Event::Reset(ResetCause::Operator));
+    assert_eq!(
+        heard.take(),
+        [TargetEvent::Reset(ResetCause::Operator)],
+        "a session keeps its target"
+    );
     let weak = Arc::downgrade(session.target());
     drop(session);
     assert!(weak.upgrade().is_none());
-    domain.emit(&Event::Reset);
+    domain.emit(&Event::Reset(ResetCause::Operator));
     assert_eq!(heard.take(), []);
 }
 
@@ -323,12 +419,15 @@ fn a_domain_that_is_only_there_to_be_read_says_so() {
     let domain = Arc::new(domain);
     let target = Target::new(domain);
     let a = target.attach("a", Heard::default().sink());
-    let error = a.stop().unwrap_err();
+    // It stands still as it is.
+    a.stop().unwrap();
+    assert!(a.holds());
+    let error = a.step(VcpuId(0), StepMode::Alone).unwrap_err();
     assert_eq!(
         error.to_string(),
         "domain 00000000000000d0 can't be stopped or run: it is only there to be read"
     );
-    assert!(!a.holds());
+    a.resume().unwrap();
     assert!(a.insert_breakpoint(breakpoint()).is_err());
     let space = introspect::AddressSpace::Physical;
     let error = target.write_virtual(space, GuestVirtAddr(0), &[1]).unwrap_err();

@@ -6,6 +6,7 @@ use hv_core::regs::{cr0, cr4, efer};
 use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 use introspect::{AddressSpace, Fault, PagingMode, Target};
 use scripted::Scripted;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -202,7 +203,7 @@ fn a_write_ignores_the_guests_protection_but_not_rom() {
 }
 
 #[test]
-fn a_large_read_asks_for_registers_once_and_for_one_entry_a_page() {
+fn a_large_read_asks_for_registers_and_for_each_table_once() {
     let (domain, target) = target();
     scattered_pages(&domain, 1024);
     {
@@ -220,8 +221,68 @@ fn a_large_read_asks_for_registers_once_and_for_one_entry_a_page() {
     );
     assert!((0..1024).all(|page| bytes[page << 12] == page as u8));
     assert_eq!(domain.register_reads.load(Ordering::Relaxed), 1);
-    // A page and its PTE each, and the three upper levels for each of the two tables.
-    assert_eq!(domain.memory_reads.load(Ordering::Relaxed), 2 * 1024 + 2 * 3);
+    // The pages; four levels down to the first one, and the rest of its table; the next PDE, its first entry, the rest.
+    assert_eq!(domain.memory_reads.load(Ordering::Relaxed), 1024 + 4 + 1 + 3);
+}
+
+#[test]
+fn adjacent_pages_in_adjacent_frames_are_read_at_once() {
+    let (domain, target) = target();
+    domain.put64(ROOT, T1 | PWU);
+    domain.put64(T1, T2 | PWU);
+    domain.put64(T2, T3 | PWU);
+    // Frames 0x100, 0x101, 0x102, then 0x110.
+    for (page, frame) in [0x100u64, 0x101, 0x102, 0x110].into_iter().enumerate() {
+        domain.put64(T3 + page as u64 * 8, frame << 12 | P);
+        domain.map(frame << 12, &[page as u8; 4096]);
+    }
+    let mut bytes = vec![0xee; 0x4000];
+    let before = domain.memory_reads.load(Ordering::Relaxed);
+    let space = space(PagingMode::Level4);
+    assert_eq!(
+        target.read_virtual(space, GuestVirtAddr(0x10), &mut bytes),
+        Ok(0x3ff0)
+    );
+    assert!((0..4).all(|page| bytes[(page << 12) + 0xfef] == page as u8));
+    assert_eq!(&bytes[0x3ff0..], [0xee; 0x10]);
+    // Four levels to the first page, the other entries, two pieces.
+    assert_eq!(domain.memory_reads.load(Ordering::Relaxed) - before, 4 + 1 + 2);
+}
+
+#[test]
+fn a_visit_sees_what_a_read_gives_and_ends_when_it_has_enough() {
+    let (domain, target) = target();
+    scattered_pages(&domain, 3);
+    let space = space(PagingMode::Level4);
+    let mut seen = Vec::new();
+    let visited = target.visit_virtual(space, GuestVirtAddr(0xff0), 0x4000, &mut |bytes| {
+        seen.extend_from_slice(bytes);
+        ControlFlow::Continue(())
+    });
+    let mut read = vec![0; 0x2010];
+    assert_eq!(
+        target.read_virtual(space, GuestVirtAddr(0xff0), &mut read),
+        Ok(0x2010)
+    );
+    assert_eq!(visited, Ok(0x2010));
+    assert!(seen == read);
+
+    let mut pieces = 0;
+    let visited = target.visit_virtual(space, GuestVirtAddr(0xff0), 0x4000, &mut |_| {
+        pieces += 1;
+        ControlFlow::Break(())
+    });
+    assert_eq!((visited, pieces), (Ok(0x10), 1));
+    let nowhere = target.visit_virtual(
+        space,
+        GuestVirtAddr(0x3000),
+        1,
+        &mut |_| ControlFlow::Continue(()),
+    );
+    assert_eq!(
+        nowhere.unwrap_err().to_string(),
+        "cannot read 1 byte at 0x3000 (page tables at 0x1000): PTE not present"
+    );
 }
 
 #[test]

@@ -35,5 +35,6 @@ pub mod kd;
 pub mod nt;
 pub mod parse;
 pub mod serve;
+mod time;
 
 pub use failure::{Failure, FailureKind};

@@ -24,6 +24,9 @@ pub fn cache() -> PathBuf {
 /// helps.
 pub fn folder(profile: &str) -> Result<PathBuf, Failure> {
     let profile = Profile::load(profile).map_err(|error| failure(profile, &error))?;
+    if let Some(note) = &profile.note {
+        tracing::warn!("{note}");
+    }
     let folder = cache().join("nt").join(&profile.name);
     if Built::open(&profile, &folder).is_none() {
         tracing::info!(profile = profile.name, folder = %folder.display(), "building the NT-shaped guest");

@@ -6,6 +6,9 @@
 //!   _NT_SYMBOL_PATH ── SymbolPath ───────┤   folders, local stores, caches, servers
 //!                                        ▼
 //!                                    Pdb: names ↔ RVAs, structures → sizes and offsets
+//!
+//!   a Linux kernel's own memory ── kallsyms ──► names ↔ addresses
+//!                               └─ btf ───────► structures → sizes and offsets
 //! ```
 //!
 //! This crate knows no guest and no hypervisor: images are read through a closure. PDB files, servers' answers and
@@ -27,9 +30,12 @@
 //! }
 //! ```
 
+pub mod btf;
 mod http;
 mod id;
+pub mod kallsyms;
 mod locate;
+mod names;
 mod path;
 mod pdb;
 pub mod pe;

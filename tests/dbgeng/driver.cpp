@@ -215,7 +215,9 @@ bool run(const char *line, ULONG number) {
   else if (is("%limit ")) event::limit = value;
   else if (is("%detach")) on = false;
   else result = E_INVALIDARG;
-  if (line[0] != '%' && status() != DEBUG_STATUS_BREAK && status() != DEBUG_STATUS_NO_DEBUGGEE) event::wait();
+  // After .reboot there is no debuggee until the next kernel speaks; a debugger waits for it.
+  bool reboots = is(".reboot") && result == S_OK;
+  if (line[0] != '%' && status() != DEBUG_STATUS_BREAK && (reboots || status() != DEBUG_STATUS_NO_DEBUGGEE)) event::wait();
   mark("end %lu %08lx %lu", number, (ULONG)result, status());
   return on && status() != DEBUG_STATUS_NO_DEBUGGEE;
 }

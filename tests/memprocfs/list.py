@@ -9,6 +9,14 @@ import sys
 import memprocfs
 
 
+def threads(process):
+    """The ids of its threads; None where memprocfs lacks their layout."""
+    try:
+        return sorted(t["tid"] for t in process.maps.thread())
+    except RuntimeError:
+        return None
+
+
 def main(image):
     vmm = memprocfs.Vmm(["-device", image, "-disable-symbolserver", "-disable-python", "-norefresh"])
     system = vmm.process(4)
@@ -20,7 +28,7 @@ def main(image):
                 "ppid": p.ppid,
                 "name": p.name,
                 "root": f"{p.dtb:x}",
-                "threads": sorted(t["tid"] for t in p.maps.thread()),
+                "threads": threads(p),
             }
             for p in vmm.process_list()
         ],

@@ -21,12 +21,15 @@ mod dbgeng;
 pub mod differential;
 mod gdb;
 pub mod kd;
+mod linux_machine;
 mod lldb;
 mod nt;
 mod process;
+mod qemu_machine;
 mod scratch;
 mod service;
 mod snapshot;
+pub mod tape;
 mod tools;
 mod transcript;
 
@@ -34,13 +37,16 @@ pub use client::Outcome;
 pub use console::Console;
 pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
+pub use linux_machine::LinuxMachine;
 pub use lldb::Lldb;
-pub use nt::{NtGuest, NtModule, NtProcess, machine, nt_guest};
+pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
+pub use qemu_machine::QemuMachine;
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
 pub use tools::{
-    Guest, SECOND_KERNEL, expected_smoke_output, guest, has_memprocfs, has_tool, kdd, kept, memprocfs_folder,
+    Guest, SECOND_KERNEL, cache_folder, dump_readers_folder, expected_smoke_output, guest, has_dump_readers,
+    has_memprocfs, has_radare2, has_tool, kdd, kept, kernel_debug, memprocfs_folder, radare2_folder,
 };
 pub use transcript::Transcript;
 

@@ -96,6 +96,11 @@ impl NtGuest {
         })
     }
 
+    /// The file that it is saved in.
+    pub fn saved(&self) -> &Path {
+        &self.state
+    }
+
     /// A service with a guest that goes on from here, and a KD endpoint: `kdd run`.
     #[track_caller]
     pub fn service(&self) -> Service {
@@ -207,7 +212,7 @@ fn hex(text: &str) -> Option<u64> {
 
 /// The machine of a saved domain.
 #[track_caller]
-pub fn machine(state: &Path) -> Machine {
+fn machine(state: &Path) -> Machine {
     let bytes = std::fs::read(state).unwrap_or_else(|error| panic!("{}: {error}", state.display()));
     let start = bytes.windows(7).position(|window| window == b"KDDMACH");
     let machine = start.map(|start| Machine::restore(&mut &bytes[start..]));

@@ -100,6 +100,46 @@ pub fn has_memprocfs() -> bool {
     there
 }
 
+/// Where set-up put drgn and volatility3.
+pub fn dump_readers_folder() -> PathBuf {
+    cache_folder().join("dump-readers")
+}
+
+/// Where set-up puts the debug information of the guest's kernel.
+pub fn kernel_debug() -> PathBuf {
+    cache_folder().join("linux-debug/vmlinux")
+}
+
+/// Whether makedumpfile, drgn and volatility3 can be run; it is said if they can't.
+#[track_caller]
+pub fn has_dump_readers() -> bool {
+    let folder = dump_readers_folder();
+    let mut makedumpfile = Command::new("makedumpfile");
+    makedumpfile.arg("-v").stdout(Stdio::null()).stderr(Stdio::null());
+    let there = makedumpfile.status().is_ok_and(|status| status.success())
+        && folder.join("drgn").is_dir()
+        && folder.join("volatility3").is_dir();
+    if !there {
+        skip("makedumpfile, drgn or volatility3 isn't installed: run setup/dump-readers.sh");
+    }
+    there
+}
+
+/// Where set-up put radare2.
+pub fn radare2_folder() -> PathBuf {
+    cache_folder().join("radare2")
+}
+
+/// Whether radare2 can be run; it is said if it can't.
+#[track_caller]
+pub fn has_radare2() -> bool {
+    let there = radare2_folder().join("libr").is_dir();
+    if !there {
+        skip("radare2 isn't installed: run setup/radare2.sh");
+    }
+    there
+}
+
 /// Says that a test can't run here; where everything has to be there, that is a failure.
 #[track_caller]
 pub(crate) fn skip(why: &str) {
@@ -111,7 +151,8 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-pub(crate) fn cache_folder() -> PathBuf {
+/// Where set-up puts what it fetches and builds.
+pub fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     // As for the set-up scripts, a relative path starts at the project's folder.
     root().join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))

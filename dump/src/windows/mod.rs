@@ -38,5 +38,6 @@ mod triage;
 mod write;
 
 pub use bugcheck::name as bugcheck_name;
+pub use header::{MAX_RUNS32, MAX_RUNS64};
 pub use read::{WindowsDump, is_dump, open};
 pub use write::{Kind, Options, write};

@@ -3,9 +3,14 @@
 pub mod agent_expression;
 pub mod control_message;
 pub mod engine;
+pub mod kd_link;
+pub mod kd_session;
 pub mod loader;
+pub mod pdb;
+pub mod pe;
 pub mod rsp_session;
 pub mod saved_state;
+pub mod windows;
 
 /// What a driver needs to know of a target.
 pub struct Target {
@@ -29,4 +34,9 @@ pub const ALL: &[Target] = &[
     saved_state::TARGET,
     control_message::TARGET,
     agent_expression::TARGET,
+    kd_link::TARGET,
+    kd_session::TARGET,
+    pdb::TARGET,
+    pe::TARGET,
+    windows::TARGET,
 ];

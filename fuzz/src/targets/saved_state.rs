@@ -75,7 +75,7 @@ pub fn run(data: &[u8]) {
         match exit {
             RunExit::Idle { until } => machine.advance_idle(until),
             RunExit::Limit => {}
-            RunExit::Reset => machine.reset(),
+            RunExit::Reset(_) => machine.reset(),
             _ => break,
         }
     }

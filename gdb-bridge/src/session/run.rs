@@ -317,7 +317,8 @@ impl GdbSession {
                 OtherStops::Note => {}
             },
             TargetEvent::Woken => self.say_printed(),
-            TargetEvent::Reset => self.say("the guest was reset\n"),
+            TargetEvent::Reset(_) => self.say("the guest was reset\n"),
+            TargetEvent::GuestCrash(crash) => self.say(&format!("{crash}\n")),
             TargetEvent::ShutDown => self.exit(0),
             // The exit status of a Unix process has 8 bits.
             TargetEvent::DebugExit(value) => self.exit(value as u8),

@@ -447,7 +447,7 @@ impl ControlRun for Toy {
             registers.activity = Activity::Running;
         }
         drop(state);
-        self.emit(&Event::Reset);
+        self.emit(&Event::Reset(ResetCause::Operator));
         Ok(())
     }
     fn destroy(&self) -> Result<()> {

@@ -42,7 +42,7 @@ PROC RtlCaptureContext
 ENDPROC RtlCaptureContext
 
 /* KeBugCheckEx(code, P1, P2, P3, P4): the context kept is that of the call itself, so a stack begins with this function. */
-PROC KeBugCheckEx_impl
+PLACED KeBugCheckEx
     mov [rsp + 0x08], rcx
     mov [rsp + 0x10], rdx
     mov [rsp + 0x18], r8
@@ -91,4 +91,5 @@ PROC KeBugCheckEx_impl
     mov qword ptr [rsp + 0x28], 0
     call KeBugCheck2
     int 3
-ENDPROC KeBugCheckEx_impl
+ENDPROC KeBugCheckEx
+.text

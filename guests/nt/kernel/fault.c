@@ -9,7 +9,7 @@ NTSTATUS MmAccessFault(ULONG_PTR address, ULONG_PTR error, PKTRAP_FRAME frame) {
     if (!(error & 1) && address >= USER_DEMAND_START && address < USER_DEMAND_END && process != (PVOID)((UCHAR *)PsSystemProcess + EPROCESS_Pcb) &&
         KeGetCurrentIrql() < DISPATCH_LEVEL) {
         __sync_fetch_and_add(&MmPageFaults, 1);
-        page = MiAllocatePage();
+        page = MiAllocateAnyPage();
         if (!page) return STATUS_NO_MEMORY;
         if (!MiMapPage(process->DirectoryTableBase, address & ~(PAGE_SIZE - 1), page | PTE_WRITE | PTE_USER | PTE_NX)) return STATUS_NO_MEMORY;
         return STATUS_SUCCESS;

@@ -8,18 +8,21 @@ static ULONG64 KdpUnused[64];
 CHAR KdPrintDefaultCircularBuffer[0x1000];
 PVOID KdPrintCircularBufferPtr = KdPrintDefaultCircularBuffer;
 
-static const CHAR BuildLab[] = NT_BUILD_LAB;
-
-/* An address as 64 bits: sign-extended. */
+/* An address as 64 bits: in the version block sign-extended on x86, in the data block not. */
 #define WIDEN(address) ((ULONG64)(INT64)(LONG_PTR)(address))
-#define A(field, variable) block->field = WIDEN(&variable)
+#define PLAIN(address) ((ULONG64)(ULONG_PTR)(address))
+#define A(field, variable) block->field = PLAIN(&variable)
 #define HAS(field) (__builtin_offsetof(KDDEBUGGER_DATA64, field) < KDBG_SIZE)
 
 static void FillAddresses(KDDEBUGGER_DATA64 *block) {
     extern UCHAR RtlpBreakWithStatusInstruction[];
-    block->KernBase = WIDEN(__ImageBase);
-    block->BreakpointWithStatus = WIDEN(RtlpBreakWithStatusInstruction);
+    block->KernBase = PLAIN(__ImageBase);
+    block->BreakpointWithStatus = PLAIN(RtlpBreakWithStatusInstruction);
+#ifdef NT_X86
+    block->PaeEnabled = MiPae;
+#else
     block->PaeEnabled = 1;
+#endif
     A(PsLoadedModuleList, PsLoadedModuleList);
     A(PsActiveProcessHead, PsActiveProcessHead);
     A(PspCidTable, PspCidTable);
@@ -71,7 +74,7 @@ static void FillAddresses(KDDEBUGGER_DATA64 *block) {
     A(MmSystemRangeStart, MmSystemRangeStart);
     A(MmUserProbeAddress, MmUserProbeAddress);
     A(KdPrintCircularBuffer, KdPrintDefaultCircularBuffer);
-    block->KdPrintCircularBufferEnd = WIDEN(KdPrintDefaultCircularBuffer) + sizeof KdPrintDefaultCircularBuffer;
+    block->KdPrintCircularBufferEnd = PLAIN(KdPrintDefaultCircularBuffer) + sizeof KdPrintDefaultCircularBuffer;
     A(KdPrintWritePointer, KdPrintWritePointer);
     A(KdPrintRolloverCount, KdPrintRolloverCount);
     A(MmLoadedUserImageList, KdpUnused[29]);
@@ -149,12 +152,12 @@ static void FillNewer(KDDEBUGGER_DATA64 *block) {
     UCHAR *at = (UCHAR *)block;
 #define PUT(offset, type, value)                                                                                       \
     if (offset + sizeof(type) <= KDBG_SIZE) *(type *)(at + offset) = (type)(value)
-    PUT(0x308, ULONG64, WIDEN(&IopNumTriageDumpDataBlocks));
-    PUT(0x310, ULONG64, WIDEN(&IopTriageDumpDataBlocks));
-    PUT(0x318, ULONG64, WIDEN(&KdpUnused[39]));
-    PUT(0x320, ULONG64, WIDEN(&KdpUnused[40]));
-    PUT(0x328, ULONG64, WIDEN(&KdpUnused[41]));
-    PUT(0x330, ULONG64, WIDEN(&KdpUnused[42]));
+    PUT(0x308, ULONG64, PLAIN(&IopNumTriageDumpDataBlocks));
+    PUT(0x310, ULONG64, PLAIN(&IopTriageDumpDataBlocks));
+    PUT(0x318, ULONG64, PLAIN(&KdpUnused[39]));
+    PUT(0x320, ULONG64, PLAIN(&KdpUnused[40]));
+    PUT(0x328, ULONG64, PLAIN(&KdpUnused[41]));
+    PUT(0x330, ULONG64, PLAIN(&KdpUnused[42]));
     PUT(0x338, USHORT, KPRCB_Context);
     if (KDBG_SIZE <= 0x340) return;
     PUT(0x33a, USHORT, 0x20);
@@ -171,10 +174,6 @@ void KdInitSystem(void) {
     DBGKD_GET_VERSION64 *version = (DBGKD_GET_VERSION64 *)&KdVersionBlock;
     UCHAR *bytes = (UCHAR *)block;
 
-    memcpy(NtBuildLab, BuildLab, sizeof BuildLab);
-#ifdef HAVE_SYMBOL_NtBuildLabEx
-    memcpy(NtBuildLabEx, BuildLab, sizeof BuildLab);
-#endif
     CmNtCSDVersion = NT_CSD_VERSION;
     PsNtosImageBase = __ImageBase;
     KdDebuggerNotPresent = TRUE;

@@ -19,9 +19,16 @@
 #define STACK_CONTROL_SIZE 0x50
 #define APC_STATE_PROCESS 0x20
 #define NT_MACHINE 0x8664
-#define PAGING_TOP 39
 #define ROOT_MASK PTE_FRAME
-#define PTE_OFFSET_MASK 0x7FFFFFFFF8ULL
+typedef ULONG64 MI_PTE;
+#define PAGING_TOP 39
+#define PAGING_STEP 9
+#define PTE_OFFSET(address) ((address) >> 9 & 0x7FFFFFFFF8ULL)
+/* MMPFN's size, and its use here: while a page is free its first word is the next free page's number. */
+#define PFN_SIZE 0x30
+#define MiEntry(table, index) ((MI_PTE *)(table) + ((index) & 0x1ff))
+#define MiReadPte(pte) (*(pte))
+#define MiWritePte(pte, entry) (*(pte) = (entry))
 #define IO_SPACE 0xFFFFFFFFFFD00000ULL
 #define USER_TOP 0x7FFFFFFF0000ULL
 /* Where programs and their PEBs are put; the masks are in units of 64 KiB. */
@@ -175,8 +182,20 @@ extern ULONG64 MmPageFaults;
 void MmInitSystem(void);
 ULONG64 MiAllocatePage(void);
 void MiFreePage(ULONG64 physical);
+#define PFN(physical) ((UCHAR *)MmPfnDatabase + ((physical) >> 12) * PFN_SIZE)
+#ifdef NT_X86
+/* x86/paging.c: of RAM, the loader's map has a part; the rest is for what has addresses of its own. */
+void MiInitializePaging(void);
+void MiAddHighRun(ULONG64 first, ULONG64 end);
+ULONG64 MiAllocateAnyPage(void);
+void MiFreeHighPage(ULONG64 physical);
+extern ULONG MiHighFree;
+#else
+#define MiAllocateAnyPage MiAllocatePage
+#define MiHighFree 0
+#endif
 static inline void *MiDirect(ULONG64 physical) { return (void *)(ULONG_PTR)(KiLoader->DirectMap + physical); }
-ULONG64 *MiPteAddress(ULONG_PTR address);
+MI_PTE *MiPteAddress(ULONG_PTR address);
 BOOLEAN MiMapPage(ULONG64 root, ULONG_PTR address, ULONG64 entry);
 ULONG64 MiTranslate(ULONG64 root, ULONG_PTR address);
 void *MiAllocateSystemPages(ULONG count, ULONG64 rights);

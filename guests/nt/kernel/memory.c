@@ -15,14 +15,6 @@ typedef struct _FREE_RUN {
 } FREE_RUN;
 static FREE_RUN *MiFreeRuns;
 
-/* MMPFN: 30 bytes on every x64 kernel, 1C on x86 with PAE. While a page is free its first word is the next free page's number. */
-#ifdef NT_X64
-typedef struct _MI_PFN { ULONG_PTR Words[6]; } MI_PFN;
-#else
-typedef struct _MI_PFN { ULONG_PTR Words[7]; } MI_PFN;
-#endif
-#define PFN(physical) (&((MI_PFN *)MmPfnDatabase)[(physical) >> 12])
-
 /* Free, and above the first megabyte. */
 static BOOLEAN IsFree(MEMORY_ALLOCATION_DESCRIPTOR *block) {
     return block->MemoryType == LoaderFree && block->BasePage >= 0x100;
@@ -38,7 +30,7 @@ static void InitializePfnDatabase(void) {
         if (block->BasePage + block->PageCount > top) top = block->BasePage + block->PageCount;
         MmNumberOfPhysicalPages += block->PageCount;
     }
-    size = (top * sizeof(MI_PFN) + PAGE_SIZE - 1) / PAGE_SIZE + 1;
+    size = (top * PFN_SIZE + PAGE_SIZE - 1) / PAGE_SIZE + 1;
     for (entry = head->Flink; entry != head; entry = entry->Flink) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         if (IsFree(block) && block->PageCount >= size && !base) {
@@ -53,8 +45,10 @@ static void InitializePfnDatabase(void) {
         MEMORY_ALLOCATION_DESCRIPTOR *block = (MEMORY_ALLOCATION_DESCRIPTOR *)entry;
         PHYSICAL_MEMORY_RUN *run = (PHYSICAL_MEMORY_RUN *)((UCHAR *)runs + PHYSICAL_MEMORY_DESCRIPTOR_Run) + runs->NumberOfRuns;
         ULONG64 first = block->BasePage, end = first + block->PageCount;
-        /* Memory that the loader mapped nowhere is not used. */
         if (IsFree(block) && first < mapped) MiFreeCount += (end < mapped ? end : mapped) - first;
+#ifdef NT_X86
+        if (IsFree(block) && end > mapped) MiAddHighRun(first > mapped ? first : mapped, end);
+#endif
         /* The database itself was cut out of a free block: no run begins there. */
         if (first == base + size) first = base;
         if (runs->NumberOfRuns && run[-1].BasePage + run[-1].PageCount == first) {
@@ -67,7 +61,7 @@ static void InitializePfnDatabase(void) {
         runs->NumberOfPages += end - first;
     }
     MmPhysicalMemoryBlock = runs;
-    MmAvailablePages = MiFreeCount;
+    MmAvailablePages = MiFreeCount + MiHighFree;
     MiFresh = head->Flink;
     MmHighestPhysicalPage = top - 1;
     MmLowestPhysicalPage = 1;
@@ -94,7 +88,7 @@ ULONG64 MiAllocatePage(void) {
     } else {
         page = TakeFresh();
     }
-    if (page) MmAvailablePages = --MiFreeCount;
+    if (page) MmAvailablePages = --MiFreeCount + MiHighFree;
     KeReleaseSpinLock(&MiLock, old);
     if (!page) return 0;
     memset(MiDirect(page << 12), 0, PAGE_SIZE);
@@ -102,59 +96,67 @@ ULONG64 MiAllocatePage(void) {
 }
 
 void MiFreePage(ULONG64 physical) {
-    KIRQL old = KeAcquireSpinLockRaiseToDpc(&MiLock);
+    KIRQL old;
+#ifdef NT_X86
+    if (physical >= KiLoader->DirectMapSize) {
+        MiFreeHighPage(physical);
+        return;
+    }
+#endif
+    old = KeAcquireSpinLockRaiseToDpc(&MiLock);
     *(ULONG_PTR *)PFN(physical) = (ULONG_PTR)MiFreeList;
     MiFreeList = physical >> 12;
-    MmAvailablePages = ++MiFreeCount;
+    MmAvailablePages = ++MiFreeCount + MiHighFree;
     KeReleaseSpinLock(&MiLock, old);
 }
 
 /* The PTE of an address in the current address space, through the self-map. */
-ULONG64 *MiPteAddress(ULONG_PTR address) {
-    return (ULONG64 *)(ULONG_PTR)(KiLoader->PteBase + ((address >> 9) & PTE_OFFSET_MASK));
+MI_PTE *MiPteAddress(ULONG_PTR address) {
+    return (MI_PTE *)(ULONG_PTR)(KiLoader->PteBase + PTE_OFFSET(address));
 }
 
-/* The entry at a level (39, 30, 21, 12) that maps the address, making tables on the way if asked. */
-static ULONG64 *Entry(ULONG64 root, ULONG_PTR address, ULONG shift, BOOLEAN make) {
-    ULONG64 *table = MiDirect(root & ROOT_MASK);
+/* The entry at a level (39, 30, 21, 12; without PAE 22, 12) that maps the address, making tables on the way if asked. */
+static MI_PTE *Entry(ULONG64 root, ULONG_PTR address, ULONG shift, BOOLEAN make) {
+    MI_PTE *table = MiDirect(root & ROOT_MASK);
     ULONG level;
-    for (level = PAGING_TOP;; level -= 9) {
-        ULONG64 *entry = &table[address >> level & 0x1ff];
+    for (level = PAGING_TOP;; level -= PAGING_STEP) {
+        MI_PTE *entry = MiEntry(table, address >> level);
         if (level == shift) return entry;
-        if (!(*entry & PTE_VALID)) {
+        if (!(MiReadPte(entry) & PTE_VALID)) {
             ULONG64 page;
             if (!make || !(page = MiAllocatePage())) return NULL;
-            *entry = page | PTE_VALID | 2 | PTE_ACCESSED | 1 << 6 | (address >= USER_TOP ? 0 : PTE_USER);
-        } else if (*entry & 0x80) {
+            MiWritePte(entry, page | PTE_VALID | 2 | PTE_ACCESSED | 1 << 6 | (address >= USER_TOP ? 0 : PTE_USER));
+        } else if (MiReadPte(entry) & 0x80) {
             return NULL;
         }
-        table = MiDirect(*entry & PTE_FRAME);
+        table = MiDirect(MiReadPte(entry) & PTE_FRAME);
     }
 }
 
 BOOLEAN MiMapPage(ULONG64 root, ULONG_PTR address, ULONG64 entry) {
-    ULONG64 *pte = Entry(root, address, 12, TRUE);
+    MI_PTE *pte = Entry(root, address, 12, TRUE);
     if (!pte) return FALSE;
-    *pte = entry | PTE_VALID | PTE_ACCESSED;
+    MiWritePte(pte, entry | PTE_VALID | PTE_ACCESSED);
     InvalidatePage((void *)address);
     return TRUE;
 }
 
 /* The physical address of a mapped 4 KiB page, or 0. */
 ULONG64 MiTranslate(ULONG64 root, ULONG_PTR address) {
-    ULONG64 *pte = Entry(root, address, 12, FALSE);
-    return pte && *pte & PTE_VALID ? (*pte & PTE_FRAME) | (address & 0xfff) : 0;
+    MI_PTE *pte = Entry(root, address, 12, FALSE);
+    return pte && MiReadPte(pte) & PTE_VALID ? (MiReadPte(pte) & PTE_FRAME) | (address & 0xfff) : 0;
 }
 
 BOOLEAN MmIsAddressValid(const void *address) {
     ULONG_PTR va = (ULONG_PTR)address;
-    ULONG64 *table = MiDirect(__readcr3() & ROOT_MASK), entry;
+    MI_PTE *table = MiDirect(__readcr3() & ROOT_MASK);
+    ULONG64 entry;
     ULONG level;
 #ifdef NT_X64
     if ((INT64)(va << 16) >> 16 != (INT64)va) return FALSE;
 #endif
-    for (level = PAGING_TOP;; level -= 9) {
-        entry = table[va >> level & 0x1ff];
+    for (level = PAGING_TOP;; level -= PAGING_STEP) {
+        entry = MiReadPte(MiEntry(table, va >> level));
         if (!(entry & PTE_VALID)) return FALSE;
         if (level == 12 || entry & 0x80) return TRUE;
         table = MiDirect(entry & PTE_FRAME);
@@ -184,7 +186,7 @@ void *MiAllocateSystemPages(ULONG count, ULONG64 rights) {
     ULONG_PTR base = ReserveSystemPtes(count);
     ULONG n;
     for (n = 0; n < count; n++) {
-        ULONG64 page = MiAllocatePage();
+        ULONG64 page = MiAllocateAnyPage();
         if (!page || !MiMapPage(KiLoader->DirectoryTable, base + n * PAGE_SIZE, page | rights | PTE_GLOBAL)) return NULL;
     }
     return (void *)base;
@@ -195,12 +197,15 @@ void MiFreeSystemPages(void *base, ULONG count) {
     KIRQL old;
     ULONG n;
     /* First nobody may reach the pages any more, then they are free. */
-    for (n = 0; n < count; n++) *MiPteAddress((ULONG_PTR)base + n * PAGE_SIZE) &= ~PTE_VALID;
+    for (n = 0; n < count; n++) {
+        MI_PTE *pte = MiPteAddress((ULONG_PTR)base + n * PAGE_SIZE);
+        MiWritePte(pte, MiReadPte(pte) & ~PTE_VALID);
+    }
     KeFlushEntireTb();
     for (n = 0; n < count; n++) {
-        ULONG64 *pte = MiPteAddress((ULONG64)base + n * PAGE_SIZE);
-        MiFreePage(*pte & PTE_FRAME);
-        *pte = 0;
+        MI_PTE *pte = MiPteAddress((ULONG_PTR)base + n * PAGE_SIZE);
+        MiFreePage(MiReadPte(pte) & PTE_FRAME);
+        MiWritePte(pte, 0);
     }
     if (!run) return;
     run->Base = (ULONG_PTR)base;
@@ -240,42 +245,12 @@ ULONG64 MiCreateAddressSpace(void) {
     root[self] = page | (kernel[self] & ~PTE_FRAME);
     return page;
 }
-#else
-/* Roots of processes have 32 bytes; a page holds many of them. */
-static ULONG64 AllocateRoot(void) {
-    static ULONG64 next;
-    KIRQL old;
-    ULONG64 root, page = 0;
-    if (!(next & 0xfff)) page = MiAllocatePage();
-    old = KeAcquireSpinLockRaiseToDpc(&MiLock);
-    if (!(next & 0xfff)) next = page;
-    root = next;
-    if (root) next += 32;
-    KeReleaseSpinLock(&MiLock, old);
-    return root;
-}
-
-/* A page directory pointer table: user directories of its own, the kernel's third, and a copy of its fourth, in which
-   the tables map themselves. */
-ULONG64 MiCreateAddressSpace(void) {
-    ULONG64 root = AllocateRoot(), *table, *kernel = MiDirect(KiLoader->DirectoryTable), *last, *own, pages[4];
-    ULONG n;
-    if (!root) return 0;
-    table = MiDirect(root);
-    for (n = 0; n < 4; n++) {
-        pages[n] = n == 2 ? kernel[2] & PTE_FRAME : MiAllocatePage();
-        if (!pages[n]) return 0;
-        table[n] = pages[n] | PTE_VALID;
-    }
-    last = MiDirect(kernel[3] & PTE_FRAME);
-    own = MiDirect(pages[3]);
-    memcpy(own, last, PAGE_SIZE);
-    for (n = 0; n < 4; n++) own[n] = pages[n] | (last[n] & ~PTE_FRAME);
-    return root;
-}
 #endif
 
 void MmInitSystem(void) {
+#ifdef NT_X86
+    MiInitializePaging();
+#endif
     MiNextSystemPte = (ULONG_PTR)KiLoader->SystemPtes;
 #ifdef HAVE_SYMBOL_MmPteBase
     MmPteBase = KiLoader->PteBase;

@@ -144,20 +144,22 @@ static NTSTATUS Bind(UCHAR *image) {
 /* The rights of each section: nothing is writable and executable. */
 static void Protect(UCHAR *image) {
     UCHAR *pe = PE(image);
+    MI_PTE *header;
     ULONG n, size;
     ULONG_PTR at;
     for (n = 0; n < PE_SECTIONS(pe); n++) {
         ULONG *section = (ULONG *)PE_SECTION(pe, n), flags = section[9];
         size = section[2] ? section[2] : section[4];
         for (at = (ULONG_PTR)image + section[3]; at < (ULONG_PTR)image + section[3] + size; at += PAGE_SIZE) {
-            ULONG64 *pte = MiPteAddress(at);
-            ULONG64 entry = *pte & ~(PTE_WRITE | PTE_NX);
+            MI_PTE *pte = MiPteAddress(at);
+            ULONG64 entry = MiReadPte(pte) & ~(PTE_WRITE | PTE_NX);
             if (flags & 0x80000000) entry |= PTE_WRITE;
             if (!(flags & 0x20000000)) entry |= PTE_NX;
-            *pte = entry;
+            MiWritePte(pte, entry);
         }
     }
-    *MiPteAddress((ULONG_PTR)image) &= ~PTE_WRITE;
+    header = MiPteAddress((ULONG_PTR)image);
+    MiWritePte(header, MiReadPte(header) & ~PTE_WRITE);
     KeFlushEntireTb();
 }
 

@@ -2,6 +2,8 @@
 #include "kernel.h"
 
 #define ID_LIMIT 512
+/* MMVAD_SHORT, of which three pointers and the two page numbers behind them are filled. */
+#define MMVAD_SHORT_SIZE 0x40
 EPROCESS *PsSystemProcess;
 /* Objects by id / 4; what PspCidTable points to. */
 static PVOID PspIds[ID_LIMIT];
@@ -20,6 +22,48 @@ static PLIST_ENTRY ProcessThreads(PEPROCESS process) {
     return (PLIST_ENTRY)((UCHAR *)process + EPROCESS_ThreadListHead);
 }
 static PKPROCESS Pcb(PEPROCESS process) { return (PKPROCESS)((UCHAR *)process + EPROCESS_Pcb); }
+
+/* A handle table without handles, a VAD for the shared user page, the name of the program's file: the objects that every
+   process has. SeAuditProcessCreationInfo is an OBJECT_NAME_INFORMATION, its text behind it; the System process has no file. */
+static BOOLEAN AddProcessObjects(PEPROCESS process, const CHAR *name) {
+#ifdef HAVE_EPROCESS_ObjectTable
+    process->ObjectTable = ExAllocatePoolWithTag(0, 0x80, 'btbO');
+    if (!process->ObjectTable) return FALSE;
+#endif
+#ifdef HAVE_EPROCESS_SeAuditProcessCreationInfo
+    {
+        CHAR path[80] = "";
+        UNICODE_STRING *string;
+        ULONG n;
+        if (PsSystemProcess) RtlFormat(path, sizeof path, "\\Device\\HarddiskVolume1\\Windows\\System32\\%s", name);
+        n = (ULONG)strlen(path) * sizeof(WCHAR);
+        string = ExAllocatePoolWithTag(0, sizeof *string + n + sizeof(WCHAR), 'aPeS');
+        if (!string) return FALSE;
+        string->Length = (USHORT)n;
+        string->MaximumLength = (USHORT)(n + sizeof(WCHAR));
+        string->Buffer = (WCHAR *)(string + 1);
+        for (n = 0; path[n]; n++) string->Buffer[n] = (UCHAR)path[n];
+        *(PVOID *)((UCHAR *)process + EPROCESS_SeAuditProcessCreationInfo) = string;
+    }
+#endif
+#ifdef HAVE_EPROCESS_ExitStatus
+    process->ExitStatus = STATUS_PENDING;
+#endif
+#ifdef HAVE_EPROCESS_VadRoot
+    {
+        /* Up to Windows 8 the root is a node itself, whose parent it is; later a pointer to the first node. */
+#if NT_BUILD < 9600
+        process->VadRoot = (ULONG_PTR)process + EPROCESS_VadRoot;
+#else
+        ULONG_PTR *vad = ExAllocatePoolWithTag(0, MMVAD_SHORT_SIZE, 'SdaV');
+        if (!vad) return FALSE;
+        ((ULONG *)(vad + 3))[0] = ((ULONG *)(vad + 3))[1] = (ULONG)(SHARED_USER_ADDRESS / PAGE_SIZE);
+        process->VadRoot = (ULONG_PTR)vad;
+#endif
+    }
+#endif
+    return TRUE;
+}
 
 static void InitializeProcess(PEPROCESS process, const CHAR *name, ULONG64 root) {
     PKPROCESS pcb = Pcb(process);
@@ -42,7 +86,7 @@ PEPROCESS PspCreateProcess(const CHAR *name, PEPROCESS parent) {
     PEPROCESS process = ExAllocatePoolWithTag(0, SIZEOF_EPROCESS, 'corP');
     ULONG64 root = PsSystemProcess ? MiCreateAddressSpace() : KiLoader->DirectoryTable;
     KIRQL old;
-    if (!process || !root) return NULL;
+    if (!process || !root || !AddProcessObjects(process, name)) return NULL;
     InitializeProcess(process, name, root);
     process->UniqueProcessId = PspAllocateId(process);
     if (parent) process->InheritedFromUniqueProcessId = parent->UniqueProcessId;

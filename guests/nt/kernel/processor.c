@@ -9,25 +9,6 @@ extern UCHAR KiDivideErrorFault[], KiDebugTrapOrFault[], KiNmiInterrupt[], KiBre
     KiRaiseAssertion[], KiDebugServiceTrap[], KiDpcInterrupt[], KiSerialInterrupt[], KiClockInterrupt[], KiIpiInterrupt[],
     KiUnexpectedInterrupt[], KiSystemCall64[], KiSystemCall32[];
 #if KVA_SHADOW
-/* Where a profile has no symbol of the name, the entry itself is meant. */
-#ifndef HAVE_SYMBOL_KiDivideErrorFaultShadow
-#define KiDivideErrorFaultShadow NT_IMPL(KiDivideErrorFaultShadow)
-#endif
-#ifndef HAVE_SYMBOL_KiDebugTrapOrFaultShadow
-#define KiDebugTrapOrFaultShadow NT_IMPL(KiDebugTrapOrFaultShadow)
-#endif
-#ifndef HAVE_SYMBOL_KiBreakpointTrapShadow
-#define KiBreakpointTrapShadow NT_IMPL(KiBreakpointTrapShadow)
-#endif
-#ifndef HAVE_SYMBOL_KiPageFaultShadow
-#define KiPageFaultShadow NT_IMPL(KiPageFaultShadow)
-#endif
-#ifndef HAVE_SYMBOL_KiSystemCall64Shadow
-#define KiSystemCall64Shadow NT_IMPL(KiSystemCall64Shadow)
-#endif
-#ifndef HAVE_SYMBOL_KiSystemCall32Shadow
-#define KiSystemCall32Shadow NT_IMPL(KiSystemCall32Shadow)
-#endif
 extern UCHAR KiDivideErrorFaultShadow[], KiDebugTrapOrFaultShadow[], KiBreakpointTrapShadow[], KiOverflowTrapShadow[],
     KiBoundFaultShadow[], KiInvalidOpcodeFaultShadow[], KiNpxNotAvailableFaultShadow[], KiInvalidTssFaultShadow[],
     KiSegmentNotPresentFaultShadow[], KiStackFaultShadow[], KiGeneralProtectionFaultShadow[], KiPageFaultShadow[],

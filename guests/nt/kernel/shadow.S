@@ -12,7 +12,7 @@
 /* SS, RSP, RFLAGS, CS, RIP, and the error code if there is one, lie below the top of the transition stack. RSI is kept
    below the frame's copy. */
 .macro SHADOW name plain has_error
-PROC \name
+PLACED \name KVASCODE
     .if \has_error
     .seh_pushframe @code
     .seh_endprologue
@@ -44,11 +44,12 @@ PROC \name
 1:
     jmp \plain
 ENDPROC \name
+.section KVASCODE,"xr"
 .endm
 
-SHADOW KiDivideErrorFaultShadow_impl KiDivideErrorFault 0
-SHADOW KiDebugTrapOrFaultShadow_impl KiDebugTrapOrFault 0
-SHADOW KiBreakpointTrapShadow_impl KiBreakpointTrap 0
+SHADOW KiDivideErrorFaultShadow KiDivideErrorFault 0
+SHADOW KiDebugTrapOrFaultShadow KiDebugTrapOrFault 0
+SHADOW KiBreakpointTrapShadow KiBreakpointTrap 0
 SHADOW KiOverflowTrapShadow KiOverflowTrap 0
 SHADOW KiBoundFaultShadow KiBoundFault 0
 SHADOW KiInvalidOpcodeFaultShadow KiInvalidOpcodeFault 0
@@ -57,7 +58,7 @@ SHADOW KiInvalidTssFaultShadow KiInvalidTssFault 1
 SHADOW KiSegmentNotPresentFaultShadow KiSegmentNotPresentFault 1
 SHADOW KiStackFaultShadow KiStackFault 1
 SHADOW KiGeneralProtectionFaultShadow KiGeneralProtectionFault 1
-SHADOW KiPageFaultShadow_impl KiPageFault 1
+SHADOW KiPageFaultShadow KiPageFault 1
 SHADOW KiFloatingErrorFaultShadow KiFloatingErrorFault 0
 SHADOW KiAlignmentFaultShadow KiAlignmentFault 1
 SHADOW KiXmmExceptionShadow KiXmmException 0
@@ -90,7 +91,7 @@ SHADOW_IST KiNmiInterruptShadow KiNmiInterrupt 0x28
 SHADOW_IST KiDoubleFaultAbortShadow KiDoubleFaultAbort 0x30
 SHADOW_IST KiMcheckAbortShadow KiMcheckAbort 0x28
 
-PROC KiSystemCall64Shadow_impl
+PLACED KiSystemCall64Shadow KVASCODE
     .seh_pushframe
     .seh_endprologue
     swapgs
@@ -101,13 +102,15 @@ PROC KiSystemCall64Shadow_impl
     push 0x2b
     push qword ptr gs:[PRCB(UserRspShadow)]
     jmp KiSystemServiceUser
-ENDPROC KiSystemCall64Shadow_impl
+ENDPROC KiSystemCall64Shadow
+.section KVASCODE,"xr"
 
-PROC KiSystemCall32Shadow_impl
+PLACED KiSystemCall32Shadow KVASCODE
     .seh_endprologue
     mov eax, 0xC000001C
     sysretq
-ENDPROC KiSystemCall32Shadow_impl
+ENDPROC KiSystemCall32Shadow
+.section KVASCODE,"xr"
 
 /* IRETQ to ring 3. RBP is the trap frame plus 80h; all other registers are the program's already. */
 PROC KiKernelExitShadow

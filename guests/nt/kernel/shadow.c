@@ -34,7 +34,7 @@ void KvasInitialize(void) {
     }
 }
 
-/* A processor's part: IDT, GDT, TSS, transition stack, and the last page of the KPCR, with the roots in it. */
+/* A processor's part: IDT, GDT, TSS, transition stack, and of the KPCR the last page or pages, with the roots. */
 void KvasShareProcessor(ULONG number) {
     PROCESSOR *processor = &KiProcessors[number];
     KTSS64 *tss = (KTSS64 *)(processor->Area + AREA_TSS);
@@ -42,6 +42,8 @@ void KvasShareProcessor(ULONG number) {
     for (n = 0; n < 3; n++) Share((void *)(tss->Ist[n] - (IST_STACK_PAGES - 1) * PAGE_SIZE), IST_STACK_PAGES);
     Share(processor->Area, AREA_SIZE / PAGE_SIZE);
     Share((UCHAR *)processor->Prcb + KPRCB_KernelDirectoryTableBase, 1);
+    Share((UCHAR *)processor->Prcb + KPRCB_RspBaseShadow, 1);
+    Share((UCHAR *)processor->Prcb + KPRCB_UserRspShadow, 1);
 }
 
 /* Called when the user half's top level is complete. */

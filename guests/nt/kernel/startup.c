@@ -48,7 +48,6 @@ void KiSystemStartup(PLOADER_PARAMETER_BLOCK block) {
     KiLoaderBlock = block;
     KiLoader = block->Extension;
     KeLoaderBlock = block;
-    NtBuildNumber = 0xF0000000 | NT_BUILD;
     KeNumberProcessors = 1;
 #ifdef HAVE_SYMBOL_KeNumberProcessorsGroup0
     KeNumberProcessorsGroup0 = 1;

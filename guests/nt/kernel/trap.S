@@ -4,7 +4,7 @@
 
 /* An exception: KiHandleTrap settles it, or names the status that KiExceptionDispatch raises. */
 .macro EXCEPTION name vector has_error
-PROC \name
+PLACED \name
     TRAP_FRAME \has_error
     .if \vector == 14
     mov rax, cr2
@@ -21,6 +21,7 @@ PROC \name
 1:
     TRAP_EXIT
 ENDPROC \name
+.text
 .endm
 
 .macro INTERRUPT name vector handler
@@ -39,9 +40,9 @@ PROC \name
 ENDPROC \name
 .endm
 
-EXCEPTION KiDivideErrorFault_impl 0 0
-EXCEPTION KiDebugTrapOrFault_impl 1 0
-EXCEPTION KiBreakpointTrap_impl 3 0
+EXCEPTION KiDivideErrorFault 0 0
+EXCEPTION KiDebugTrapOrFault 1 0
+EXCEPTION KiBreakpointTrap 3 0
 EXCEPTION KiOverflowTrap 4 0
 EXCEPTION KiBoundFault 5 0
 EXCEPTION KiInvalidOpcodeFault 6 0
@@ -50,8 +51,8 @@ EXCEPTION KiDoubleFaultAbort 8 1
 EXCEPTION KiInvalidTssFault 10 1
 EXCEPTION KiSegmentNotPresentFault 11 1
 EXCEPTION KiStackFault 12 1
-EXCEPTION KiGeneralProtectionFault_impl 13 1
-EXCEPTION KiPageFault_impl 14 1
+EXCEPTION KiGeneralProtectionFault 13 1
+EXCEPTION KiPageFault 14 1
 EXCEPTION KiFloatingErrorFault 16 0
 EXCEPTION KiAlignmentFault 17 1
 EXCEPTION KiMcheckAbort 18 0
@@ -68,7 +69,7 @@ INTERRUPT KiUnexpectedInterrupt 0xff KiUnexpectedService
 INTERRUPT KiDpcInterrupt 0x2f KiDispatchInterrupt
 
 /* An NMI may come between an entry and its SWAPGS: only the base itself says whose GS it is. */
-PROC KiNmiInterrupt_impl
+PLACED KiNmiInterrupt
     .seh_pushframe
     sub rsp, 8
     .seh_stackalloc 8
@@ -113,7 +114,8 @@ PROC KiNmiInterrupt_impl
     mov rbp, [rbp + TF(Rbp)]
     add rsp, KTRAP_FRAME_Rip - 0x80
     iretq
-ENDPROC KiNmiInterrupt_impl
+ENDPROC KiNmiInterrupt
+.text
 
 .macro SAVE_NONVOLATILE
     sub rsp, 0x138
@@ -189,15 +191,16 @@ PROC KiExceptionDispatch
 ENDPROC KiExceptionDispatch
 
 /* KiSwapContext(old thread, new thread). */
-PROC KiSwapContext_impl
+PLACED KiSwapContext
     SAVE_NONVOLATILE
     call SwapContext
     RESTORE_NONVOLATILE
     ret
-ENDPROC KiSwapContext_impl
+ENDPROC KiSwapContext
+.text
 
 /* The part that changes stacks; a waiting thread's KernelStack points to the KSWITCH_FRAME made here. */
-PROC SwapContext_impl
+PLACED SwapContext
     sub rsp, 0x38
     .seh_stackalloc 0x38
     mov [rsp + 0x30], rbp
@@ -210,18 +213,20 @@ PROC SwapContext_impl
     mov rbp, [rsp + 0x30]
     add rsp, 0x38
     ret
-ENDPROC SwapContext_impl
+ENDPROC SwapContext
+.text
 
 /* A new thread's first code. Its stack holds, from RSP on, a KSTART_FRAME: home slots, the routine, its argument, and
    a return address of 0, where stack traces end. */
-PROC KiStartSystemThread_impl
+PLACED KiStartSystemThread
     .seh_stackalloc 0x38
     .seh_endprologue
     mov rcx, [rsp + 0x20]
     mov rdx, [rsp + 0x28]
     call PspSystemThreadStartup
     int 3
-ENDPROC KiStartSystemThread_impl
+ENDPROC KiStartSystemThread
+.text
 
 /* To ring 3 for the first time, through a trap frame that RCX points to. */
 PROC KiServiceExitToUser
@@ -241,7 +246,7 @@ PROC KiServiceExitToUser
 ENDPROC KiServiceExitToUser
 
 /* SYSCALL from ring 3: RCX return address, R11 RFLAGS, RAX number, R10 first argument. */
-PROC KiSystemCall64_impl
+PLACED KiSystemCall64
     .seh_pushframe
     .seh_stackalloc 8
     .seh_pushreg rbp
@@ -336,10 +341,12 @@ KiSystemServiceExit:
 3:
     jmp KiKernelSysretExitShadow
 #endif
-ENDPROC KiSystemCall64_impl
+ENDPROC KiSystemCall64
+.text
 
-PROC KiSystemCall32_impl
+PLACED KiSystemCall32
     .seh_endprologue
     mov eax, 0xC000001C
     sysretq
-ENDPROC KiSystemCall32_impl
+ENDPROC KiSystemCall32
+.text

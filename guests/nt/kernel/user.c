@@ -155,6 +155,11 @@ NTSTATUS PspCreateUserProcess(const CHAR *name, PEPROCESS parent, ULONG64 argume
     peb->ImageBaseAddress = (PVOID)base;
     peb->Ldr = (PVOID)(area + AREA_LDR);
     peb->NumberOfProcessors = KeNumberProcessors;
+#if defined(HAVE_PEB_OSMajorVersion) && defined(HAVE_PEB_OSMinorVersion) && defined(HAVE_PEB_OSBuildNumber)
+    peb->OSMajorVersion = NT_MAJOR;
+    peb->OSMinorVersion = NT_MINOR;
+    peb->OSBuildNumber = NT_BUILD;
+#endif
     FillLoaderData(pages[AREA_LDR / PAGE_SIZE], area + AREA_LDR, base, start->Entry, file, name);
     ((ULONG_PTR *)teb)[1] = USER_DEMAND_END;                   /* NtTib.StackBase */
     ((ULONG_PTR *)teb)[2] = USER_DEMAND_END - USER_STACK_SIZE; /* NtTib.StackLimit */

@@ -1,109 +1,20 @@
-//! Compiles, links and finishes the images of a profile.
+//! Makes a folder with the images of a profile, unless it is there: writes the sources, compiles, links ([`crate::link`]) and
+//! finishes ([`crate::finish`]).
 
 use crate::coff::{self, Object};
 use crate::images::{ImagePlan, Role, SOURCES, compile_flags, images};
-use crate::msf::Msf;
-use crate::pe::{self, Finish};
-use crate::place::{Extra, Plan, decorated, wants_implementation};
-use crate::profile::{Arch, Profile};
+use crate::manifest::{MANIFEST, Manifest};
+use crate::profile::Profile;
 use crate::symbols::{Symbol, symbols};
 use crate::toolchain::{run, versions};
 use crate::types::Types;
 use crate::{NtError, header};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const MANIFEST: &str = "manifest.json";
-const MANIFEST_MAX: u64 = 1 << 20;
-const IMAGES_MAX: usize = 64;
 /// Tells apart builders that make different things of the same inputs: a hash of this crate's own sources.
 const BUILDER: &str = env!("NT_GUEST_BUILDER");
-/// What a Windows kernel exports of what every profile has.
-const EXPORTS: &[&str] = &[
-    "DbgBreakPoint",
-    "DbgBreakPointWithStatus",
-    "DbgPrint",
-    "InitSafeBootMode",
-    "KdDebuggerEnabled",
-    "KdDebuggerNotPresent",
-    "KeBugCheckEx",
-    "KeNumberProcessors",
-    "MmHighestUserAddress",
-    "MmSystemRangeStart",
-    "MmUserProbeAddress",
-    "NtBuildNumber",
-    "PsInitialSystemProcess",
-    "PsLoadedModuleList",
-];
-
-/// What a build made: `manifest.json` in its folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// The profile's name.
-    pub profile: String,
-    /// Version of the kernel that it has the shape of.
-    pub version: String,
-    /// Its architecture: `x64` or `x86`.
-    pub arch: String,
-    /// Whether kernels of that version lie at multiples of 2 MiB.
-    pub large_aligned: bool,
-    /// Whether the guest can run: for some architectures there is only a kernel image with its symbols.
-    pub runs: bool,
-    /// Whether that version draws the place of the page tables at boot.
-    pub random_pte_base: bool,
-    /// The images, the kernel first.
-    pub images: Vec<ImageEntry>,
-    /// Hash of everything that went in.
-    pub inputs: String,
-}
-
-impl Manifest {
-    /// Reads the manifest of a build's folder.
-    ///
-    /// # Errors
-    ///
-    /// When there is none, or it isn't one: names of files that lie elsewhere, or too many.
-    pub fn read(folder: &Path) -> Result<Manifest, NtError> {
-        let path = folder.join(MANIFEST);
-        let broken = |problem: String| NtError::Broken {
-            file: path.display().to_string(),
-            problem,
-        };
-        let length = std::fs::metadata(&path).map_err(NtError::io(&path))?.len();
-        if length > MANIFEST_MAX {
-            return Err(broken("is too large for a manifest".to_owned()));
-        }
-        let text = std::fs::read_to_string(&path).map_err(NtError::io(&path))?;
-        let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|error| broken(format!("isn't a manifest: {error}")))?;
-        let plain = |name: &str| !name.is_empty() && name != ".." && !name.contains(['/', '\\', '\0']);
-        if manifest.images.len() > IMAGES_MAX || !manifest.images.iter().all(|image| plain(&image.file)) {
-            return Err(broken("names images that a guest can't have".to_owned()));
-        }
-        Ok(manifest)
-    }
-}
-
-/// An image in a [`Manifest`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageEntry {
-    /// What it is to the guest.
-    pub role: Role,
-    /// Whether it is loaded before the kernel runs; otherwise only its file is kept in memory.
-    pub boot: bool,
-    /// Its file name, in the build's folder and in the guest.
-    pub file: String,
-    /// Its path in the guest.
-    pub path: String,
-    /// The file name of its PDB, in the build's folder.
-    pub pdb: String,
-    /// Identity of its PDB, as a symbol store writes it.
-    pub guid: String,
-    /// Age of its PDB.
-    pub age: u32,
-}
 
 /// A finished build.
 #[derive(Clone, Debug)]
@@ -212,30 +123,31 @@ fn inputs_of(profile: &Profile) -> Result<String, NtError> {
     Ok(hash.finalize().to_hex().to_string())
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), NtError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), NtError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(NtError::io(folder))?;
     }
     std::fs::write(path, content).map_err(NtError::io(path))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, NtError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, NtError> {
     std::fs::read(path).map_err(NtError::io(path))
 }
 
-struct Build<'a> {
-    profile: &'a Profile,
-    types: Types,
-    symbols: Vec<Symbol>,
+/// A build under way.
+pub(crate) struct Build<'a> {
+    pub(crate) profile: &'a Profile,
+    pub(crate) types: Types,
+    pub(crate) symbols: Vec<Symbol>,
     images: Vec<ImagePlan>,
-    runs: bool,
-    work: &'a Path,
+    pub(crate) runs: bool,
+    pub(crate) work: &'a Path,
     inputs: String,
     messages: String,
 }
 
 /// A source's object: its path from the sources' folder, and what is in it.
-type Compiled = Vec<(String, Object)>;
+pub(crate) type Compiled = Vec<(String, Object)>;
 
 impl<'a> Build<'a> {
     fn new(profile: &'a Profile, work: &'a Path, inputs: String, runs: bool) -> Result<Build<'a>, NtError> {
@@ -251,7 +163,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn sources(&self) -> PathBuf {
+    pub(crate) fn sources(&self) -> PathBuf {
         self.work.join("src")
     }
 
@@ -287,6 +199,7 @@ impl<'a> Build<'a> {
             arch: self.profile.arch.name().to_owned(),
             runs: self.runs,
             large_aligned: self.profile.large_aligned(),
+            pae: self.profile.pae,
             random_pte_base: self.profile.pte_base_random(),
             images: entries,
             inputs: self.inputs,
@@ -341,286 +254,10 @@ impl<'a> Build<'a> {
         Ok(compiled)
     }
 
-    fn broken(&self, file: &str, problem: &str) -> NtError {
+    pub(crate) fn broken(&self, file: &str, problem: &str) -> NtError {
         NtError::Broken {
             file: file.to_owned(),
             problem: problem.to_owned(),
         }
     }
-
-    fn machine(&self) -> String {
-        match self.profile.arch {
-            Arch::X64 => "/machine:x64".to_owned(),
-            Arch::X86 => "/machine:x86".to_owned(),
-        }
-    }
-
-    /// What an image exports: its sources' wishes, and for the kernel what a Windows kernel exports.
-    fn exports(&self, image: &ImagePlan, objects: &Compiled) -> Vec<String> {
-        let plain = |name: &String| match self.profile.arch {
-            Arch::X64 => name.clone(),
-            Arch::X86 => name.trim_start_matches('_').to_owned(),
-        };
-        let mut names: Vec<String> = objects
-            .iter()
-            .flat_map(|(_, object)| object.exports.iter().map(plain))
-            .collect();
-        // Without sources there is only what the builder makes.
-        if self.runs {
-            names.extend(image.exports.iter().cloned());
-        }
-        if image.role == Role::Kernel {
-            for symbol in self
-                .symbols
-                .iter()
-                .filter(|symbol| EXPORTS.contains(&symbol.name.as_str()))
-            {
-                let data = if symbol.kind.is_code() { "" } else { ",DATA" };
-                names.push(format!("{}{data}", symbol.name));
-            }
-            // Since Windows 10.
-            if self.profile.major() < 10 {
-                names.retain(|name| name != "PsLoadedModuleList,DATA");
-            }
-        }
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    fn import_library(
-        &self,
-        image: &ImagePlan,
-        objects: &Compiled,
-    ) -> Result<Option<(Role, String)>, NtError> {
-        let exports = self.exports(image, objects);
-        if exports.is_empty() || matches!(image.role, Role::Driver | Role::Program) {
-            return Ok(None);
-        }
-        let mut text = format!("LIBRARY {}\nEXPORTS\n", image.file);
-        for export in exports {
-            text.push_str(&format!("  {}\n", export.replace(",DATA", " DATA")));
-        }
-        let (definition, library) = (
-            format!("../obj/{}.def", image.stem()),
-            format!("../obj/{}.lib", image.stem()),
-        );
-        write(&self.sources().join(&definition), text.as_bytes())?;
-        // lld-link's own /lib takes no definitions before version 16.
-        let machine = match self.profile.arch {
-            Arch::X64 => "i386:x86-64",
-            Arch::X86 => "i386",
-        };
-        let arguments = ["-m", machine, "-d", &definition, "-l", &library].map(str::to_owned);
-        run("llvm-dlltool", &self.sources(), &arguments)?;
-        Ok(Some((image.role, library)))
-    }
-
-    fn link(
-        &self,
-        image: &ImagePlan,
-        objects: &Compiled,
-        libraries: &[(Role, String)],
-    ) -> Result<(ImageEntry, String), NtError> {
-        let arch = self.profile.arch;
-        let (file, pdb) = (format!("../{}", image.file), format!("../{}", image.pdb));
-        let mut arguments: Vec<String> = vec![
-            "/nodefaultlib".into(),
-            self.machine(),
-            "/subsystem:native".into(),
-            format!("/entry:{}", image.entry),
-            "/debug".into(),
-            "/opt:noref".into(),
-            "/opt:noicf".into(),
-            "/incremental:no".into(),
-            "/fixed:no".into(),
-            "/dynamicbase".into(),
-            "/pdbsourcepath:.".into(),
-            format!("/timestamp:{}", self.profile.time_date_stamp()),
-            format!("/pdb:{pdb}"),
-            format!("/pdbaltpath:{}", image.pdb),
-            format!("/implib:../obj/linked-{}.lib", image.stem()),
-            format!("/out:{file}"),
-        ];
-        if arch == Arch::X86 {
-            arguments.push("/safeseh:no".into());
-        }
-        if image.role == Role::Hal {
-            arguments.push("/dll".into());
-        }
-        for export in self.exports(image, objects) {
-            // The objects ask for theirs themselves.
-            if !objects.iter().any(|(_, object)| object.exports.contains(&export)) {
-                arguments.push(format!("/export:{export}"));
-            }
-        }
-        let plan = if image.role == Role::Kernel {
-            Some(self.place(objects, &mut arguments)?)
-        } else {
-            arguments.push(match image.role {
-                Role::Program => "/base:0x140000000".into(),
-                _ => "/base:0x1c0000000".into(),
-            });
-            None
-        };
-        if arch == Arch::X86 {
-            arguments.retain(|argument| !argument.starts_with("/base:"));
-            arguments.push(if image.role == Role::Kernel {
-                "/base:0x400000".into()
-            } else {
-                "/base:0x10000".into()
-            });
-        }
-        arguments.extend(objects.iter().map(|(object, _)| object.clone()));
-        arguments.extend(
-            libraries
-                .iter()
-                .filter(|(role, _)| *role != image.role)
-                .map(|(_, library)| library.clone()),
-        );
-        let messages = run("lld-link", &self.sources(), &arguments)?;
-        let entry = self.finish(image, plan.as_ref())?;
-        Ok((entry, messages))
-    }
-
-    /// Makes the assembly that places the kernel's symbols, and the linker's arguments for it.
-    fn place(&self, objects: &Compiled, arguments: &mut Vec<String>) -> Result<Plan, NtError> {
-        let arch = self.profile.arch;
-        let known = [".text", ".rdata", ".data", ".bss", ".pdata", ".xdata"];
-        let sections = objects.iter().flat_map(|(_, object)| &object.sections);
-        let extras: Vec<Extra> = sections
-            .filter(|section| section.linked && section.size > 0)
-            .filter(|section| !known.contains(&section.name.split('$').next().unwrap_or_default()))
-            .map(|section| Extra {
-                name: section.name.split('$').next().unwrap_or_default().to_owned(),
-                size: section.size,
-                align: section.align,
-                execute: section.execute,
-                write: section.write,
-            })
-            .collect();
-        let plan = Plan::new(self.profile, &self.types, &self.symbols, &extras)?;
-        let (source, object) = ("generated/nt_place.S", "../obj/nt_place.obj");
-        write(
-            &self.sources().join(source),
-            plan.assembly(&self.types, arch).as_bytes(),
-        )?;
-        let mut compile = compile_flags(Role::Kernel, source, arch);
-        compile.extend([source.to_owned(), "-o".to_owned(), object.to_owned()]);
-        run("clang", &self.sources(), &compile)?;
-        for symbol in self
-            .symbols
-            .iter()
-            .filter(|symbol| wants_implementation(symbol, arch))
-        {
-            let from = decorated(&format!("{}_impl", symbol.name), arch);
-            arguments.push(format!(
-                "/alternatename:{from}={}",
-                decorated("NtUnimplemented", arch)
-            ));
-        }
-        for (from, to) in &plan.merges {
-            arguments.push(format!("/merge:{from}={to}"));
-        }
-        arguments.push("/base:0x140000000".into());
-        arguments.push(object.to_owned());
-        Ok(plan)
-    }
-
-    /// Writes what the linker can't into image and PDB, checks the symbols' places, and files the PDB.
-    fn finish(&self, image: &ImagePlan, plan: Option<&Plan>) -> Result<ImageEntry, NtError> {
-        let (image_path, pdb_path) = (self.work.join(&image.file), self.work.join(&image.pdb));
-        let bad_pdb = || self.broken(&image.pdb, "isn't the PDB that was expected of the linker");
-        let bad_image = || self.broken(&image.file, "isn't the image that was expected of the linker");
-        let mut bytes = read(&image_path)?;
-        let mut msf = Msf::new(read(&pdb_path)?).ok_or_else(bad_pdb)?;
-        let mut identity = None;
-        if let Some(plan) = plan {
-            let guid =
-                guid_bytes(&self.profile.guid()).ok_or_else(|| self.profile.error("the GUID isn't one"))?;
-            identity = Some((guid, self.profile.age));
-            msf.set_identity(guid, self.profile.age).ok_or_else(bad_pdb)?;
-            msf.name_sections(plan).ok_or_else(bad_pdb)?;
-            self.check_places(&bytes, &msf)?;
-        }
-        let number = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-        let version = (number(self.profile.major()), number(self.profile.minor()));
-        pe::finish(
-            &mut bytes,
-            &Finish {
-                plan,
-                identity,
-                version,
-            },
-        )
-        .ok_or_else(bad_image)?;
-        let (guid, age) = pe::identity(&bytes).ok_or_else(bad_image)?;
-        if msf.identity() != Some((guid, age)) {
-            return Err(bad_pdb());
-        }
-        write(&image_path, &bytes)?;
-        let pdb = msf.into_bytes();
-        write(&pdb_path, &pdb)?;
-        let digits = guid_digits(&guid);
-        let store = self
-            .work
-            .join("symbols")
-            .join(&image.pdb)
-            .join(format!("{digits}{age:X}"));
-        write(&store.join(&image.pdb), &pdb)?;
-        Ok(ImageEntry {
-            role: image.role,
-            boot: image.is_boot(),
-            file: image.file.clone(),
-            path: image.path(),
-            pdb: image.pdb.clone(),
-            guid: digits,
-            age,
-        })
-    }
-
-    /// Whether every symbol that the profile places is where it says.
-    fn check_places(&self, image: &[u8], msf: &Msf) -> Result<(), NtError> {
-        let sections = pe::sections(image).unwrap_or_default();
-        let publics = msf.publics().unwrap_or_default();
-        for symbol in &self.symbols {
-            let Some(wanted) = symbol.rva else { continue };
-            let found =
-                publics
-                    .get(&decorated(&symbol.name, self.profile.arch))
-                    .and_then(|&(section, offset)| {
-                        let section = sections.get(usize::from(section).checked_sub(1)?)?;
-                        section.rva.checked_add(offset)
-                    });
-            if found != Some(wanted) {
-                let found = found.map_or("nowhere".to_owned(), |rva| format!("at {rva:#x}"));
-                return Err(self.profile.error(format!(
-                    "{} should be at {wanted:#x}, but is {found}",
-                    symbol.name
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A GUID's bytes from the digits of a symbol store: its first three numbers are little-endian.
-fn guid_bytes(digits: &str) -> Option<[u8; 16]> {
-    let mut bytes = [0; 16];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok()?;
-    }
-    bytes[..4].reverse();
-    bytes[4..6].reverse();
-    bytes[6..8].reverse();
-    Some(bytes)
-}
-
-fn guid_digits(guid: &[u8; 16]) -> String {
-    let order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
-    order
-        .iter()
-        .filter_map(|&at: &usize| guid.get(at))
-        .map(|byte| format!("{byte:02X}"))
-        .collect()
 }

@@ -29,7 +29,7 @@ typedef INT64 LONG64, LONGLONG;
 typedef __UINTPTR_TYPE__ UINT_PTR, ULONG_PTR, SIZE_T;
 typedef __INTPTR_TYPE__ INT_PTR, LONG_PTR;
 typedef LONG NTSTATUS;
-#define NT_IMPL(name) name##_impl
+#define NT_IMPL(name) __attribute__((noinline, section(".text$" #name))) name
 "#;
 
 /// The text of `nt_layout.h`.
@@ -105,7 +105,7 @@ fn constants(text: &mut String, profile: &Profile) {
             },
             "1".to_owned(),
         ),
-        ("NT_PAE", "1".to_owned()),
+        ("NT_PAE", flag(profile.pae)),
         ("KDBG_SIZE", format!("{:#x}", profile.kdbg_size())),
         ("KDBG_ENCODED", flag(profile.kdbg_encoded())),
         ("KVA_SHADOW", flag(profile.kva_shadow())),

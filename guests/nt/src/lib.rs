@@ -8,9 +8,13 @@
 
 mod builder;
 mod bytes;
+mod code;
 mod coff;
+mod finish;
 pub mod header;
 mod images;
+mod link;
+mod manifest;
 mod msf;
 mod pe;
 mod place;
@@ -19,8 +23,9 @@ mod symbols;
 mod toolchain;
 mod types;
 
-pub use builder::{Built, ImageEntry, Manifest, build, build_symbols};
+pub use builder::{Built, build, build_symbols};
 pub use images::Role;
+pub use manifest::{ImageEntry, Manifest};
 pub use profile::{Arch, DEFAULT_PROFILE, Profile};
 pub use toolchain::versions;
 

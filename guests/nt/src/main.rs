@@ -45,6 +45,9 @@ fn list() -> Result<(), NtError> {
 
 fn make(profile: &str, folder: &Path) -> Result<(), NtError> {
     let profile = Profile::load(profile)?;
+    if let Some(note) = &profile.note {
+        eprintln!("nt-guest: {note}");
+    }
     let built = build(&profile, folder)?;
     eprint!("{}", built.messages);
     for image in &built.manifest.images {

@@ -5,11 +5,15 @@
 //! between them as long as it takes, then the *tail* with what may lie anywhere. Once linked they get the names that
 //! a Windows kernel's sections have.
 //!
+//! The kernel's own code lies at its symbols' places too: a function of the sources is a section of its object, which
+//! becomes a piece of the run, between two pieces of generated assembly. Where there is no room for it, there is a jump.
+//!
 //! ```text
 //!  header │ pad │ run: symbols at RVAs │ pad │ run │ … │ tail: code, constants, unwind data, variables │ .reloc
 //! ```
 
 use crate::NtError;
+use crate::code::{Code, Piece, body, moved_name};
 use crate::profile::{Arch, Profile};
 use crate::symbols::{Kind, Symbol};
 use crate::types::Types;
@@ -18,6 +22,8 @@ use std::fmt::Write as _;
 const PAGE: u32 = 0x1000;
 /// Symbols further apart than this lie in sections of their own.
 const GAP: u32 = 0x2_0000;
+/// Between constants and variables of a kernel whose symbols may lie anywhere.
+const TAIL_PAD: u32 = 0x2_0000;
 const BREAK_INSTRUCTION: &str = "RtlpBreakWithStatusInstruction";
 /// What a jump to an implementation takes.
 const JUMP: u32 = 5;
@@ -57,6 +63,7 @@ pub(crate) struct Plan {
     pub sections: Vec<Section>,
     /// Options for the linker that put the objects' sections into these.
     pub merges: Vec<(String, String)>,
+    code: Code,
 }
 
 /// A section that the sources bring, by name.
@@ -88,42 +95,14 @@ fn rights(kind: &Kind) -> Rights {
 }
 
 /// Bytes that a symbol needs at its place.
-fn size(symbol: &Symbol, types: &Types, arch: Arch) -> u32 {
+fn size(symbol: &Symbol, types: &Types, arch: Arch, code: &Code) -> u32 {
     match symbol.kind.variable() {
         Some(ctype) => types.size_of(ctype),
-        None => body(&symbol.name, arch).map_or(JUMP, |(_, size)| size),
+        None => body(&symbol.name, arch)
+            .map(|(_, size)| size)
+            .or_else(|| code.placed.get(&symbol.name).copied())
+            .unwrap_or(JUMP),
     }
-}
-
-/// Functions that are their few instructions themselves: the assembly, and its bytes.
-fn body(name: &str, arch: Arch) -> Option<(&'static str, u32)> {
-    // The debug service: class in EAX, arguments in (R|E)CX, (R|E)DX, R8, R9; the int3 behind it is skipped.
-    Some(match (name, arch) {
-        ("DbgBreakPoint" | "DbgBreakPointWithStatus" | "RtlpBreakWithStatusInstruction", Arch::X64) => {
-            ("int3\n ret", 2)
-        }
-        ("DebugService2", Arch::X64) => ("movl %r8d, %eax\n int $0x2d\n int3\n ret", 7),
-        ("DebugPrint", Arch::X64) => (
-            "movl %r8d, %r9d\n movl %edx, %r8d\n movzwl (%rcx), %edx\n movq 8(%rcx), %rcx\n movl $1, %eax\n int $0x2d\n int3\n ret",
-            22,
-        ),
-        ("DbgBreakPoint" | "RtlpBreakWithStatusInstruction", Arch::X86) => ("int3\n ret", 2),
-        ("DbgBreakPointWithStatus", Arch::X86) => ("movl 4(%esp), %eax\n int3\n ret", 6),
-        ("DebugService2", Arch::X86) => (
-            "movl 12(%esp), %eax\n movl 4(%esp), %ecx\n movl 8(%esp), %edx\n int $0x2d\n int3\n ret",
-            16,
-        ),
-        ("DebugPrint", Arch::X86) => (
-            "movl 4(%esp), %edx\n movl 4(%edx), %ecx\n movzwl (%edx), %edx\n movl $1, %eax\n int $0x2d\n int3\n ret",
-            19,
-        ),
-        _ => return None,
-    })
-}
-
-/// Whether a function's code comes from the sources, as `NAME_impl`.
-pub(crate) fn wants_implementation(symbol: &Symbol, arch: Arch) -> bool {
-    symbol.kind.is_code() && body(&symbol.name, arch).is_none()
 }
 
 /// A name as the object file has it.
@@ -148,11 +127,13 @@ impl Plan {
         types: &Types,
         symbols: &[Symbol],
         extras: &[Extra],
+        code: Code,
     ) -> Result<Plan, NtError> {
-        let runs = runs(profile, types, symbols)?;
+        let runs = runs(profile, types, symbols, &code)?;
         let mut plan = Plan {
             sections: Vec::new(),
             merges: Vec::new(),
+            code,
         };
         let named = |runs: &[Run], name: &str| {
             runs.iter()
@@ -161,7 +142,7 @@ impl Plan {
         let text = named(&runs, "KiSystemCall64").or_else(|| named(&runs, "KiFastCallEntry"));
         let text = text.filter(|&at| runs.get(at).is_some_and(|run| !run.rights.write));
         let data = named(&runs, "KdVersionBlock");
-        let kvas = runs.iter().position(|run| run.kvas);
+        let kvas = runs.iter().rposition(|run| run.kvas);
 
         let mut end = PAGE;
         let mut names = Names::default();
@@ -188,6 +169,18 @@ impl Plan {
                 names.run(&run)
             };
             let (mut run_end, rights) = (run.end, run.rights);
+            let mut run = run;
+            if Some(at) == kvas {
+                // What has no place of its own in this section is behind what has.
+                let free = symbols
+                    .iter()
+                    .filter(|symbol| symbol.rva.is_none() && symbol.kind == Kind::Kvas)
+                    .filter(|symbol| !plan.code.free.contains(&symbol.name));
+                for symbol in free {
+                    run_end = run_end.saturating_add(size(symbol, types, profile.arch, &plan.code));
+                    run.symbols.push(symbol.clone());
+                }
+            }
             plan.add(
                 name,
                 rights,
@@ -255,10 +248,12 @@ impl Plan {
             write: true,
             execute: false,
         };
+        let made = self.code.free.clone();
         let free = |wanted: fn(&Kind) -> bool| -> Vec<Symbol> {
             symbols
                 .iter()
                 .filter(|symbol| symbol.rva.is_none() && wanted(&symbol.kind))
+                .filter(|symbol| !made.contains(&symbol.name))
                 .cloned()
                 .collect()
         };
@@ -298,6 +293,11 @@ impl Plan {
             self.add(".pdata".to_owned(), read, tail(Vec::new()));
             self.merge_into_last(".pdata");
         }
+        if !has_text && !has_data {
+            // The code of a Windows kernel is more than the guest's: what may be written lies far behind the header.
+            let size = TAIL_PAD;
+            self.add("Pad1".to_owned(), read, SectionKind::Pad { size });
+        }
         let data = if has_data { "CACHEALI" } else { ".data" };
         self.add(
             data.to_owned(),
@@ -311,8 +311,10 @@ impl Plan {
         self.add("INITKDBG".to_owned(), execute, tail(Vec::new()));
     }
 
-    /// The assembly that makes the sections, with every symbol at its place.
-    pub fn assembly(&self, types: &Types, arch: Arch) -> String {
+    /// The assembly that makes the sections, with every symbol at its place; and the functions that lie in between. The
+    /// linker puts the pieces of a section together in the order of what is behind the `$` in their names.
+    pub fn assembly(&self, types: &Types, arch: Arch) -> (String, Vec<Piece>) {
+        let mut pieces = Vec::new();
         let mut text = String::from("/* Generated: sections and symbols of the kernel's image. */\n");
         for section in &self.sections {
             let flags = match (section.rights.execute, section.rights.write) {
@@ -334,6 +336,18 @@ impl Plan {
                             let _ = writeln!(text, " .fill {:#x}, 1, {fill:#x}", rva - at);
                             at = rva;
                         }
+                        if let Some(size) = self.code.placed.get(&symbol.name) {
+                            let piece = |number: usize| format!("{}${number:05}", section.link_name);
+                            let number = 2 * pieces.len() + 1;
+                            pieces.push(Piece {
+                                function: symbol.name.clone(),
+                                section: piece(number),
+                                write: section.rights.write,
+                            });
+                            let _ = writeln!(text, ".section {},\"{flags}\"", piece(number + 1));
+                            at += size;
+                            continue;
+                        }
                         label(&mut text, symbol, arch);
                         // What overlaps the next symbol is left to it.
                         let next = symbols
@@ -341,9 +355,9 @@ impl Plan {
                             .filter_map(|other| other.rva)
                             .find(|&other| other > rva);
                         let shares = symbols.iter().rev().find(|other| other.rva == Some(rva));
-                        if shares.is_some_and(|last| last.name == symbol.name) {
+                        if symbol.rva.is_none() || shares.is_some_and(|last| last.name == symbol.name) {
                             let room = next.map_or(u32::MAX, |next| next - rva);
-                            at += content(&mut text, symbol, types, arch, room);
+                            at += content(&mut text, symbol, types, arch, room, &self.code);
                         }
                     }
                 }
@@ -380,12 +394,12 @@ impl Plan {
                             );
                             continue;
                         }
-                        content(&mut text, symbol, types, arch, u32::MAX);
+                        content(&mut text, symbol, types, arch, u32::MAX, &self.code);
                     }
                 }
             }
         }
-        text
+        (text, pieces)
     }
 }
 
@@ -399,8 +413,8 @@ fn label(text: &mut String, symbol: &Symbol, arch: Arch) {
 }
 
 /// The bytes of a symbol, `room` of them at most.
-fn content(text: &mut String, symbol: &Symbol, types: &Types, arch: Arch, room: u32) -> u32 {
-    let size = size(symbol, types, arch).min(room);
+fn content(text: &mut String, symbol: &Symbol, types: &Types, arch: Arch, room: u32, code: &Code) -> u32 {
+    let size = size(symbol, types, arch, code).min(room);
     if symbol.kind.is_code() {
         match body(&symbol.name, arch) {
             Some((instructions, _)) => {
@@ -408,18 +422,28 @@ fn content(text: &mut String, symbol: &Symbol, types: &Types, arch: Arch, room: 
             }
             None => {
                 // Always the long form: the linker doesn't choose.
-                let target = decorated(&format!("{}_impl", symbol.name), arch);
-                let _ = writeln!(text, " jmp {target}");
+                let moved = code.moved.contains(&symbol.name);
+                let target = if moved {
+                    moved_name(&symbol.name)
+                } else {
+                    "NtUnimplemented".to_owned()
+                };
+                let _ = writeln!(text, " jmp {}", decorated(&target, arch));
             }
         }
     } else {
-        let _ = writeln!(text, " .zero {size:#x}");
+        let initial = symbol.initial.iter().take(size as usize);
+        let bytes: Vec<String> = initial.map(u8::to_string).collect();
+        if !bytes.is_empty() {
+            let _ = writeln!(text, " .byte {}", bytes.join(", "));
+        }
+        let _ = writeln!(text, " .zero {:#x}", size - bytes.len() as u32);
     }
     size
 }
 
 /// The placed symbols in order, as runs of what has the same rights and lies close together.
-fn runs(profile: &Profile, types: &Types, symbols: &[Symbol]) -> Result<Vec<Run>, NtError> {
+fn runs(profile: &Profile, types: &Types, symbols: &[Symbol], code: &Code) -> Result<Vec<Run>, NtError> {
     let mut placed: Vec<(u32, &Symbol)> = symbols
         .iter()
         .filter_map(|symbol| symbol.rva.map(|rva| (rva, symbol)))
@@ -427,7 +451,7 @@ fn runs(profile: &Profile, types: &Types, symbols: &[Symbol]) -> Result<Vec<Run>
     placed.sort_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
     let mut runs: Vec<Run> = Vec::new();
     for (at, &(rva, symbol)) in placed.iter().enumerate() {
-        let mut size = size(symbol, types, profile.arch);
+        let mut size = size(symbol, types, profile.arch, code);
         if let Some(&(next, other)) = placed.iter().skip(at).find(|(next, _)| *next > rva)
             && next - rva < size
         {
@@ -512,11 +536,13 @@ impl Names {
 mod tests {
     use super::*;
     use crate::symbols::symbols;
+    use std::collections::BTreeMap;
 
     fn plan(rvas: &str) -> Result<Plan, NtError> {
         let json = format!(r#"{{"version": "10.0.19041.1", "arch": "x64", "rvas": {rvas}}}"#);
         let profile = Profile::parse("test", &json)?;
-        Plan::new(&profile, &Types::new(&profile)?, &symbols(&profile), &[])
+        let types = Types::new(&profile)?;
+        Plan::new(&profile, &types, &symbols(&profile), &[], Code::default())
     }
 
     fn names(plan: &Plan) -> Vec<&str> {
@@ -551,6 +577,29 @@ mod tests {
                 execute: true
             }
         );
+    }
+
+    #[test]
+    fn a_function_lies_at_its_symbol_where_there_is_room() {
+        let json = r#"{"version": "10.0.19041.1", "arch": "x64",
+            "rvas": {"KeBugCheckEx": 8192, "KeBugCheck2": 8208, "KiPageFault": 12288}}"#;
+        let profile = Profile::parse("test", json).unwrap();
+        let (types, symbols) = (Types::new(&profile).unwrap(), symbols(&profile));
+        let sizes = ["KeBugCheckEx", "KeBugCheck2", "DbgPrint"].map(|name| (name.to_owned(), 0x20));
+        let code = Code::new(&symbols, &BTreeMap::from(sizes), Arch::X64);
+        assert_eq!(code.placed.keys().collect::<Vec<_>>(), ["KeBugCheck2"]);
+        assert_eq!(code.moved.iter().collect::<Vec<_>>(), ["KeBugCheckEx"]);
+        let plan = Plan::new(&profile, &types, &symbols, &[], code).unwrap();
+        let (text, pieces) = plan.assembly(&types, Arch::X64);
+        assert_eq!(pieces.len(), 1);
+        assert_eq!(
+            (pieces[0].function.as_str(), pieces[0].write),
+            ("KeBugCheck2", false)
+        );
+        assert!(text.contains("KeBugCheckEx:\n jmp KeBugCheckEx_impl\n"));
+        assert!(text.contains("KiPageFault:\n jmp NtUnimplemented\n"));
+        // The sources' own.
+        assert!(!text.contains("KeBugCheck2:") && !text.contains("DbgPrint:"));
     }
 
     #[test]

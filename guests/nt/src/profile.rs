@@ -39,6 +39,13 @@ const FILE_MAX: u64 = 4 << 20;
 const STRUCT_MAX: u32 = 0x4_0000;
 pub(crate) const RVA_MAX: u32 = 0x400_0000;
 
+/// What KVA shadow's entries use of the KPRCB, and how far behind KernelDirectoryTableBase it is. (Public PDBs, 7 to 11.)
+const SHADOW_FIELDS: [(&str, u32); 3] = [
+    ("RspBaseShadow", 8),
+    ("UserRspShadow", 0x10),
+    ("ShadowFlags", 0x18),
+];
+
 /// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,16 +111,26 @@ pub struct Profile {
     /// Text of NtBuildLab, if it isn't what the version has.
     #[serde(default)]
     build_lab: Option<String>,
+    /// Whether an x86 kernel is one with PAE.
+    #[serde(default = "yes")]
+    pub pae: bool,
     /// Structures by name (`_EPROCESS`).
     #[serde(default)]
     pub structs: BTreeMap<String, Fields>,
     /// Symbols by name, in bytes from the image's base.
     #[serde(default)]
     pub rvas: BTreeMap<String, u32>,
+    /// What was made of the profile that it doesn't say itself, for its user.
+    #[serde(skip)]
+    pub note: Option<String>,
 }
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Profile {
@@ -160,20 +177,41 @@ impl Profile {
                 problem,
             });
         }
-        let profile = Self::parse(stem, &std::fs::read_to_string(path).map_err(NtError::io(path))?)?;
-        profile.check_identity()?;
+        let text = std::fs::read_to_string(path).map_err(NtError::io(path))?;
+        let mut profile = Self::parse(stem, &text)?;
+        profile.settle_identity(&text)?;
         Ok(profile)
     }
 
-    /// A real kernel's identity is for that kernel's layout alone: who reads it takes the rest from the PDB's name.
-    fn check_identity(&self) -> Result<(), NtError> {
+    /// A real kernel's identity is for that kernel's layout alone: who reads it takes the rest from the PDB's name. So a
+    /// profile that has a built-in one's and says less is completed from it; one that says otherwise gets another.
+    fn settle_identity(&mut self, json: &str) -> Result<(), NtError> {
         for name in Self::names() {
             let known = Self::built_in(name)?;
-            if known.guid() == self.guid() && (known.structs != self.structs || known.rvas != self.rvas) {
-                return Err(self.error(format!(
-                    "guid is that of {name}, but the layout isn't: leave it out, and the profile gets one of its own"
-                )));
+            if known.guid() != self.guid() || known.age != self.age || known.arch != self.arch {
+                continue;
             }
+            let same =
+                |own: &Fields, known: &Fields| own.iter().all(|(key, value)| known.get(key) == Some(value));
+            let agrees = same(&self.rvas, &known.rvas)
+                && self.structs.iter().all(|(structure, fields)| {
+                    known
+                        .structs
+                        .get(structure)
+                        .is_some_and(|known| same(fields, known))
+                });
+            if agrees && self.build() == known.build() {
+                self.structs = known.structs;
+                self.rvas = known.rvas;
+            } else {
+                self.guid = Some(derived_guid(json));
+                self.note = Some(format!(
+                    "{}: guid is that of {name}, but the layout isn't; the build's GUID is {}",
+                    self.name,
+                    self.guid()
+                ));
+            }
+            return Ok(());
         }
         Ok(())
     }
@@ -193,6 +231,7 @@ impl Profile {
         if profile.guid.is_none() {
             profile.guid = Some(derived_guid(json));
         }
+        profile.add_shadow_fields();
         Ok(profile)
     }
 
@@ -297,7 +336,8 @@ impl Profile {
     pub fn pdb(&self) -> &str {
         self.pdb.as_deref().unwrap_or(match self.arch {
             Arch::X64 => "ntkrnlmp.pdb",
-            Arch::X86 => "ntkrpamp.pdb",
+            Arch::X86 if self.pae => "ntkrpamp.pdb",
+            Arch::X86 => "ntkrnlmp.pdb",
         })
     }
 
@@ -350,7 +390,29 @@ impl Profile {
         };
         self.arch == Arch::X64
             && has("_KPRCB", "KernelDirectoryTableBase")
+            && SHADOW_FIELDS.iter().all(|(field, _)| has("_KPRCB", field))
             && has("_KPROCESS", "UserDirectoryTableBase")
+    }
+
+    /// The fields behind KernelDirectoryTableBase lie side by side in every x64 kernel that has them.
+    fn add_shadow_fields(&mut self) {
+        let Some(prcb) = self.structs.get_mut("_KPRCB").filter(|_| self.arch == Arch::X64) else {
+            return;
+        };
+        let Some(&root) = prcb.get("KernelDirectoryTableBase") else {
+            return;
+        };
+        let is_taken = |at: &u32| (root + 8..root + 0x20).contains(at);
+        let listed = |field: &str| SHADOW_FIELDS.iter().any(|(shadow, _)| *shadow == field);
+        if prcb
+            .iter()
+            .any(|(field, at)| field != "_size" && !listed(field) && is_taken(at))
+        {
+            return;
+        }
+        for (field, distance) in SHADOW_FIELDS {
+            prcb.entry(field.to_owned()).or_insert(root + distance);
+        }
     }
 
     /// Whether the page tables' place in the address space is drawn at boot.
@@ -438,7 +500,6 @@ mod tests {
             let profile = Profile::built_in(name).unwrap();
             assert!(profile.about.len() > 40, "{name}");
             assert!(profile.structs.contains_key("_EPROCESS"), "{name}");
-            profile.check_identity().unwrap();
         }
         assert!(Profile::built_in(DEFAULT_PROFILE).is_ok());
         assert!(
@@ -483,18 +544,26 @@ mod tests {
     #[test]
     fn a_real_kernels_identity_belongs_to_its_layout_alone() {
         let json = BUILT_IN.iter().find(|(name, _)| *name == "win7-x64").unwrap().1;
-        let copy = Profile::parse("copy", json).unwrap();
-        copy.check_identity().unwrap();
+        let settled = |text: &str| {
+            let mut profile = Profile::parse("copy", text).unwrap();
+            profile.settle_identity(text).unwrap();
+            profile
+        };
+        let known = Profile::built_in("win7-x64").unwrap();
+        // What says less is the same kernel.
+        let mut less: serde_json::Value = serde_json::from_str(json).unwrap();
+        less["rvas"] = serde_json::json!({"KdVersionBlock": known.rvas["KdVersionBlock"]});
+        let less = settled(&less.to_string());
+        assert_eq!(
+            (less.guid(), &less.rvas, less.note),
+            (known.guid(), &known.rvas, None)
+        );
+        // What says otherwise isn't.
         let moved = json.replace("\"ImageFileName\": 736", "\"ImageFileName\": 737");
         assert_ne!(moved, json);
-        let moved = Profile::parse("moved", &moved).unwrap();
-        assert!(
-            moved
-                .check_identity()
-                .unwrap_err()
-                .to_string()
-                .contains("win7-x64")
-        );
+        let moved = settled(&moved);
+        assert_ne!(moved.guid(), known.guid());
+        assert!(moved.note.unwrap().contains("win7-x64"));
     }
 
     #[test]

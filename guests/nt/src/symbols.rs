@@ -38,6 +38,17 @@ pub(crate) struct Symbol {
     pub name: String,
     pub kind: Kind,
     pub rva: Option<u32>,
+    /// What a variable holds from the start; zeros behind it.
+    pub initial: Vec<u8>,
+}
+
+/// What the version's own variables hold.
+fn initial(profile: &Profile, name: &str) -> Vec<u8> {
+    match name {
+        "NtBuildNumber" => (0xf000_0000 | profile.build()).to_le_bytes().to_vec(),
+        "NtBuildLab" | "NtBuildLabEx" => profile.build_lab().into_bytes(),
+        _ => Vec::new(),
+    }
 }
 
 /// All symbols of a profile's kernel: the profile's, and those that every kernel has.
@@ -64,6 +75,16 @@ pub(crate) fn symbols(profile: &Profile) -> Vec<Symbol> {
     if profile.kpcr_in_image() {
         table.insert("KiInitialPCR".to_owned(), Kind::Data(CType::parse("KPCR")));
     }
+    if profile.build() < 10240 {
+        // Before Windows 10 these are among the constants.
+        for (name, kind) in &mut table {
+            if let Kind::Data(ctype) = kind
+                && name.starts_with("NtBuild")
+            {
+                *kind = Kind::Const(ctype.clone());
+            }
+        }
+    }
     for name in profile.rvas.keys() {
         table
             .entry(name.clone())
@@ -73,6 +94,7 @@ pub(crate) fn symbols(profile: &Profile) -> Vec<Symbol> {
         .into_iter()
         .map(|(name, kind)| Symbol {
             rva: profile.rvas.get(&name).copied(),
+            initial: initial(profile, &name),
             name,
             kind,
         })

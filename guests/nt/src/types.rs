@@ -372,7 +372,42 @@ fn complete(profile: &Profile) -> Result<Wanted, NtError> {
         }
     }
     fill_in(profile, &mut wanted)?;
+    usual(profile, &mut wanted);
     Ok(wanted)
+}
+
+/// Fields that all kernels have at the same place, or beside another field, but profiles don't list: they are added where
+/// nothing else is. (Public PDBs of 7 to 11.)
+fn usual(profile: &Profile, wanted: &mut Wanted) {
+    let versions = match profile.arch {
+        Arch::X64 => [0x118, 0x11c, 0x120],
+        Arch::X86 => [0xa4, 0xa8, 0xac],
+    };
+    let mut add = |name: &str, field: &str, offset: u32| {
+        let Some((Some(size), fields)) = wanted.get_mut(name) else {
+            return;
+        };
+        let end = offset + field_size_hint(name, field, profile.arch);
+        let is_free = fields
+            .iter()
+            .all(|(other, &start)| start >= end || start + field_size(profile, name, other) <= offset);
+        if end <= *size && is_free {
+            fields.entry(field.to_owned()).or_insert(offset);
+        }
+    };
+    for (field, offset) in ["OSMajorVersion", "OSMinorVersion", "OSBuildNumber"]
+        .into_iter()
+        .zip(versions)
+    {
+        add("_PEB", field, offset);
+    }
+    let vad_root = profile
+        .structs
+        .get("_EPROCESS")
+        .and_then(|fields| fields.get("VadRoot"));
+    if let Some(before) = vad_root.and_then(|at| at.checked_sub(4)) {
+        add("_EPROCESS", "ExitStatus", before);
+    }
 }
 
 /// What a profile lacks but the guest's code may use: whole structures as the nearest built-in profile has them, and

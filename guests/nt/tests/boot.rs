@@ -196,9 +196,9 @@ fn a_changed_byte_of_code_is_noticed_and_nothing_else_is() {
     };
     guest.wait_seconds(5);
     assert!(guest.command("sum").contains("changes 0\r\n"));
-    let code = guest.symbol("KiPageFault");
+    // Nobody executes it.
+    let code = guest.symbol("KiDivideErrorFault");
     let physical = guest.translate(guest.root(), code).expect("the kernel is mapped");
-    // The byte behind the jump that the symbol is: nobody executes it.
     let at = hv_core::GuestPhysAddr(physical + 5);
     let mut byte = [0];
     guest.machine.read_physical(at, &mut byte);

@@ -1,14 +1,25 @@
-//! The guest for x86 with PAE: built, booted on hv-core, used through its console, and looked at from outside. Without clang
+//! The guest for x86, with PAE and without: built, booted on hv-core, used through its console, and looked at from outside. Without clang
 //! and lld there is nothing to boot, and the tests say so and end.
 
 mod harness;
 
 use harness::{Guest, Options};
 use hv_core::VcpuId;
-use hv_core::regs::{efer, gpr, seg};
+use hv_core::regs::{cr4, efer, gpr, seg};
 
 const PROFILES: [&str; 2] = ["win7-x86", "win10-x86"];
 const IA32_PAGES: u64 = 0xffff_f000;
+
+/// The guest without PAE.
+const PLAIN: &str = " NODEBUG NOPAE";
+
+fn boot_plain(profile: &str, vcpus: u32) -> Option<Guest> {
+    let options = Options {
+        vcpus,
+        options: PLAIN,
+    };
+    Guest::of_profile(profile, &options)
+}
 
 fn boot(profile: &str, vcpus: u32) -> Option<Guest> {
     let options = Options {
@@ -93,10 +104,18 @@ fn the_processor_block_describes_itself_and_the_debugger_block_is_plain() {
         if version != 0 {
             assert_eq!(word(version + 8) & 0xffff, 0x14c);
             let kernel = guest.read(version + 0x10);
-            assert_eq!(kernel >> 32, 0xffff_ffff, "addresses are sign-extended");
+            assert_eq!(
+                kernel >> 32,
+                0xffff_ffff,
+                "the version block's addresses are sign-extended"
+            );
             let block = word(word(version + 0x20));
             assert_eq!(guest.read(block + 0x10), size << 32 | 0x4742_444b);
-            assert_eq!(guest.read(block + 0x18), kernel);
+            assert_eq!(
+                guest.read(block + 0x18),
+                kernel & 0xffff_ffff,
+                "the data block's aren't"
+            );
             assert_eq!(guest.read(block + 8), 0);
         }
     }
@@ -170,4 +189,90 @@ fn drivers_come_and_go_and_the_guards_sums_stay() {
         sums.contains("changes 0\r\n") && !sums.contains("rounds 0\r\n"),
         "{sums}"
     );
+}
+
+#[test]
+fn ram_that_the_kernels_map_does_not_reach_is_the_programs() {
+    let options = Options {
+        vcpus: 1,
+        options: " NODEBUG",
+    };
+    for (memory, lowest) in [(1 << 30, 768 << 20), (5 << 30, 4 << 30)] {
+        let Some(mut guest) = Guest::of_profile_with("win7-x86", &options, memory) else {
+            return;
+        };
+        guest.type_line("user");
+        guest.run_until(|machine| machine.registers(VcpuId(0)).segments[seg::CS].selector == 0x1b);
+        let registers = guest.machine.registers(VcpuId(0));
+        let stack = guest.translate(registers.cr3, registers.gpr[gpr::RSP]);
+        assert!(
+            stack.is_some_and(|stack| stack >= lowest),
+            "{stack:x?} of {memory:#x}"
+        );
+        guest.wait_seconds(1);
+        // A driver's image lies there too, and is given back.
+        for _ in 0..2 {
+            assert!(guest.command("load").contains("loaded at C8"));
+            assert!(guest.command("unload").contains("unloaded"));
+        }
+    }
+}
+
+#[test]
+fn without_pae_both_profiles_boot_and_their_programs_run() {
+    for (profile, vcpus) in [("win7-x86", 1), ("win10-x86", 4)] {
+        let Some(mut guest) = boot_plain(profile, vcpus) else {
+            return;
+        };
+        for vcpu in 0..vcpus {
+            let registers = guest.machine.registers(VcpuId(vcpu));
+            assert_eq!(registers.cr4 & (cr4::PAE | cr4::PSE), cr4::PSE);
+        }
+        assert!(guest.command("stat").contains(&format!("processors {vcpus}\r\n")));
+        let rounds = (0..8).map(|_| guest.command("user"));
+        let done = rounds.skip(1).find(|round| round.contains(" 0 page faults"));
+        assert!(done.is_some_and(|round| !round.contains("\n0 system calls")));
+        for _ in 0..2 {
+            assert!(guest.command("load").contains("loaded at C8"));
+            assert!(guest.command("unload").contains("unloaded"));
+        }
+    }
+}
+
+#[test]
+fn without_pae_a_process_has_a_page_directory_that_maps_itself() {
+    let Some(mut guest) = boot_plain("win7-x86", 1) else {
+        return;
+    };
+    guest.type_line("user");
+    guest.run_until(|machine| machine.registers(VcpuId(0)).segments[seg::CS].selector == 0x1b);
+    let registers = guest.machine.registers(VcpuId(0));
+    let root = registers.cr3;
+    assert_ne!(root, guest.root());
+    assert_eq!(guest.translate(root, 0xc030_0000), Some(root));
+    let code = guest.translate(root, registers.rip).expect("its code is mapped");
+    let entry = guest
+        .translate(root, 0xc000_0000 + (registers.rip >> 12) * 4)
+        .expect("its page table is mapped");
+    assert_eq!(guest.physical(entry) & IA32_PAGES, code & IA32_PAGES);
+    // KdVersionBlock, the list, KDDEBUGGER_DATA64.PaeEnabled.
+    let word = |address| guest.read(address) & 0xffff_ffff;
+    let block = word(word(word(kpcr(&guest) + 0x34) + 0x20));
+    assert_eq!(guest.read(block + 0x10) & 0xffff_ffff, 0x4742_444b);
+    assert_eq!(guest.read(block + 0x36) & 0xffff, 0);
+}
+
+#[test]
+fn without_pae_a_mistake_in_the_kernel_ends_in_a_bugcheck() {
+    for (command, stop) in [
+        ("crash", "*** STOP: 0x0000007E (0xC0000005,"),
+        ("overflow", "*** STOP: 0x0000007F (0x00000008,"),
+    ] {
+        let Some(mut guest) = boot_plain("win7-x86", 2) else {
+            return;
+        };
+        guest.type_line(command);
+        guest.run_to_the_end();
+        assert!(guest.seen().contains(stop), "{command}: {}", guest.seen());
+    }
 }

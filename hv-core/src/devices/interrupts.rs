@@ -185,6 +185,11 @@ impl Interrupts {
         }
     }
 
+    /// Whether a line is wired as NMI or INIT: the 8259's output, or a pin of the I/O APIC.
+    pub(super) fn has_nmi_source(&self) -> bool {
+        self.ioapic.has_nmi_pin() || self.lapics.iter().any(LocalApic::has_nmi_lint0)
+    }
+
     /// The INTA cycle of `vcpu`.
     pub(super) fn acknowledge(&mut self, vcpu: VcpuId) -> Option<u8> {
         let apic = &mut self.lapics[vcpu.index()];

@@ -86,6 +86,14 @@ impl IoApic {
         }
     }
 
+    /// Whether an unmasked pin sends messages that no interrupt flag holds back.
+    pub(super) fn has_nmi_pin(&self) -> bool {
+        (0..PINS).any(|pin| {
+            let unmasked = self.redirection[usize::from(pin)] & MASKED == 0;
+            unmasked && matches!(self.message(pin).mode, DeliveryMode::Nmi | DeliveryMode::Init)
+        })
+    }
+
     /// A local APIC took the message of `pin`: a level-triggered one waits for its EOI.
     pub(super) fn accepted(&mut self, pin: u8) {
         let entry = &mut self.redirection[usize::from(pin % PINS)];

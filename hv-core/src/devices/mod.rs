@@ -36,6 +36,7 @@ use crate::addr::{GuestPhysAddr, Ticks, VcpuId};
 use interrupts::Interrupts;
 use pit::Pit;
 use power::Power;
+pub(crate) use power::RESET_CONTROL;
 use rtc::Rtc;
 use serde::{Deserialize, Serialize};
 use uart::Uart;
@@ -79,7 +80,7 @@ pub enum Signal {
     Init(VcpuId),
     /// A start-up IPI: if the vCPU waits for one, it starts at the vector's page.
     StartUp(VcpuId, u8),
-    /// The guest asks for a machine reset.
+    /// The guest asks for a machine reset through the reset control register.
     Reset,
     /// The guest powered itself off.
     PowerOff,
@@ -87,6 +88,12 @@ pub enum Signal {
     Panic,
     /// The guest wrote this value to the debug-exit port.
     DebugExit(u32),
+    /// The guest asks for a machine reset through this other port.
+    ResetBy(u16),
+    /// The guest reports through pvpanic that it panicked and starts its crash kernel.
+    CrashKernel,
+    /// The vCPU wrote to the Microsoft interface that the guest crashed; what it said is kept there.
+    GuestCrash(VcpuId),
 }
 
 /// All devices of one machine.
@@ -347,6 +354,16 @@ impl Platform {
         };
         self.find_deadline();
         done
+    }
+
+    /// Whether an interrupt line is wired so that it reaches a vCPU whose interrupts are off.
+    pub fn has_nmi_source(&self) -> bool {
+        self.interrupts.has_nmi_source()
+    }
+
+    /// Asks the machine to tell that the guest reports a crash.
+    pub(crate) fn report_guest_crash(&mut self, vcpu: VcpuId) {
+        self.interrupts.signals.push(Signal::GuestCrash(vcpu));
     }
 
     /// CR8: bits 7:4 of the vCPU's task priority.

@@ -18,7 +18,7 @@ pub(super) const SCI_IRQ: u8 = 9;
 /// The sleep type of \_S5.
 pub(super) const S5_SLEEP_TYPE: u8 = 5;
 /// The reset control register.
-pub(super) const RESET_CONTROL: u16 = 0xcf9;
+pub(crate) const RESET_CONTROL: u16 = 0xcf9;
 /// What resets the machine when written to it: a full reset.
 pub(super) const RESET_VALUE: u8 = 6;
 /// The pvpanic device.
@@ -38,7 +38,10 @@ const PM1_SCI_ENABLED: u16 = 1 << 0;
 const PM1_CONTROL_WRITABLE: u16 = 0x1c02;
 const PM1_SLEEP_ENABLE_HIGH: u8 = 0x20;
 
+/// The guest panicked.
 const PVPANIC_PANICKED: u8 = 1;
+/// It panicked and starts its crash kernel: it goes on.
+const PVPANIC_CRASH_LOADED: u8 = 2;
 
 /// State of all of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -116,7 +119,8 @@ impl Power {
             // Status: both buffers empty, and no more than that is there.
             I8042_COMMAND => 0,
             PORT_92 => self.port_92,
-            PVPANIC => PVPANIC_PANICKED,
+            // The events that are understood; a driver tells no others.
+            PVPANIC => PVPANIC_PANICKED | PVPANIC_CRASH_LOADED,
             RESET_CONTROL => self.reset_control,
             _ => return None,
         })
@@ -139,13 +143,14 @@ impl Power {
                 }
             }
             // Pulse output line 0, which is the processor's reset.
-            I8042_COMMAND if value == 0xfe => return Some(Signal::Reset),
+            I8042_COMMAND if value == 0xfe => return Some(Signal::ResetBy(port)),
             PORT_92 => {
                 let rising = value & !self.port_92 & 1 != 0;
                 self.port_92 = value & 3;
-                return rising.then_some(Signal::Reset);
+                return rising.then_some(Signal::ResetBy(port));
             }
             PVPANIC if value & PVPANIC_PANICKED != 0 => return Some(Signal::Panic),
+            PVPANIC if value & PVPANIC_CRASH_LOADED != 0 => return Some(Signal::CrashKernel),
             RESET_CONTROL => {
                 self.reset_control = value & 0x0a;
                 return (value & 4 != 0).then_some(Signal::Reset);
@@ -175,13 +180,22 @@ mod tests {
     #[test]
     fn every_reset_port_resets() {
         let mut power = Power::new();
-        assert_eq!(power.write(NOW, 0x64, 0xfe), Some(Signal::Reset));
+        assert_eq!(power.write(NOW, 0x64, 0xfe), Some(Signal::ResetBy(0x64)));
         assert_eq!(power.write(NOW, 0x64, 0xae), None);
         assert_eq!(power.write(NOW, 0xcf9, 6), Some(Signal::Reset));
         assert_eq!(power.write(NOW, 0xcf9, 2), None);
         assert_eq!(power.write(NOW, 0x92, 2), None, "A20 only");
-        assert_eq!(power.write(NOW, 0x92, 3), Some(Signal::Reset));
+        assert_eq!(power.write(NOW, 0x92, 3), Some(Signal::ResetBy(0x92)));
+    }
+
+    #[test]
+    fn a_panic_ends_the_machine_but_not_one_that_a_crash_kernel_follows() {
+        let mut power = Power::new();
+        assert_eq!(power.read(NOW, 0x505), Some(3), "both events are offered");
         assert_eq!(power.write(NOW, 0x505, 1), Some(Signal::Panic));
+        assert_eq!(power.write(NOW, 0x505, 2), Some(Signal::CrashKernel));
+        assert_eq!(power.write(NOW, 0x505, 3), Some(Signal::Panic));
+        assert_eq!(power.write(NOW, 0x505, 4), None);
     }
 
     #[test]

@@ -4,11 +4,13 @@ use super::{Domain, lock};
 use crate::addr::{DomId, GuestPhysAddr, Ticks, VcpuId};
 use crate::introspect::{
     Breakpoint, BreakpointId, BreakpointKind, Breakpoints, ControlRun, DomainState, Error, EventSink, Events,
-    Fork, Introspect, MemoryRegion, PageAccess, PageRights, Place, ReadMemory, ReadRegisters, Result, Save,
-    StepMode, StepOutcome, SubscriptionId, WriteMemory, WriteRegisters,
+    Fork, GuestCrash, Introspect, IoPorts, MemoryRegion, PageAccess, PageRights, Place, PortWidth,
+    ReadMemory, ReadRegisters, Result, Save, StepMode, StepOutcome, SubscriptionId, WriteMemory,
+    WriteRegisters,
 };
 use crate::regs::Registers;
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,6 +51,16 @@ impl ReadMemory for Domain {
     fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
         let done = self.control.lock_guest().read_physical(address, buffer);
         self.all_done(address, done, buffer.len())
+    }
+    fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let guest = self.control.lock_guest();
+        let end = guest.visit_physical(address, length, visit);
+        self.all_done(address, end.unwrap_or(length), length)
     }
     fn memory_regions(&self) -> Vec<MemoryRegion> {
         self.control.lock_guest().memory_regions()
@@ -157,6 +169,20 @@ impl PageAccess for Domain {
     }
 }
 
+impl IoPorts for Domain {
+    fn read_port(&self, port: u16, width: PortWidth) -> Result<u32> {
+        let mut guest = self.control.lock_guest();
+        self.control.check_paused("reading a port")?;
+        Ok(guest.read_port(port, width))
+    }
+    fn write_port(&self, port: u16, width: PortWidth, value: u32) -> Result<()> {
+        let mut guest = self.control.lock_guest();
+        self.control.check_paused("writing a port")?;
+        guest.write_port(port, width, value);
+        Ok(())
+    }
+}
+
 impl Fork for Domain {
     fn fork(&self, name: &str) -> Result<Arc<dyn Introspect>> {
         let Some(home) = self.home.upgrade() else {
@@ -201,6 +227,9 @@ impl Introspect for Domain {
     fn state_hash(&self) -> Option<[u8; 32]> {
         Some(self.control.lock_guest().state_hash())
     }
+    fn guest_crash(&self) -> Option<GuestCrash> {
+        lock(&self.control.control).guest_crash.clone()
+    }
     fn describe_devices(&self) -> String {
         self.control.lock_guest().describe_devices()
     }
@@ -224,6 +253,9 @@ impl Introspect for Domain {
         Some(self)
     }
     fn page_access(&self) -> Option<&dyn PageAccess> {
+        Some(self)
+    }
+    fn io_ports(&self) -> Option<&dyn IoPorts> {
         Some(self)
     }
     fn fork(&self) -> Option<&dyn Fork> {

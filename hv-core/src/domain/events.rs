@@ -135,6 +135,7 @@ impl EventHub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::introspect::ResetCause;
     use std::sync::Weak;
 
     fn console(text: &str) -> Event {
@@ -157,10 +158,13 @@ mod tests {
         let (_, seen) = recorder(&hub);
         hub.push(console("a"));
         hub.push(console("b"));
-        hub.push(Event::Reset);
+        hub.push(Event::Reset(ResetCause::Operator));
         hub.push(console("c"));
         hub.deliver();
-        assert_eq!(*lock(&seen), [console("ab"), Event::Reset, console("c")]);
+        assert_eq!(
+            *lock(&seen),
+            [console("ab"), Event::Reset(ResetCause::Operator), console("c")]
+        );
     }
 
     #[test]
@@ -183,15 +187,22 @@ mod tests {
         let (_, seen) = recorder(&hub);
         let weak: Weak<EventHub> = Arc::downgrade(&hub);
         hub.subscribe(Box::new(move |event| {
-            if let (Event::Reset, Some(hub)) = (event, weak.upgrade()) {
+            if let (Event::Reset(_), Some(hub)) = (event, weak.upgrade()) {
                 hub.push(Event::ShutDown);
                 hub.deliver();
             }
         }));
-        hub.push(Event::Reset);
+        hub.push(Event::Reset(ResetCause::Operator));
         hub.push(Event::Paused(true));
         hub.deliver();
-        assert_eq!(*lock(&seen), [Event::Reset, Event::Paused(true), Event::ShutDown]);
+        assert_eq!(
+            *lock(&seen),
+            [
+                Event::Reset(ResetCause::Operator),
+                Event::Paused(true),
+                Event::ShutDown
+            ]
+        );
     }
 
     #[test]
@@ -199,10 +210,13 @@ mod tests {
         let hub = EventHub::default();
         hub.subscribe(Box::new(|_| std::panic::resume_unwind(Box::new("sink"))));
         let (_, seen) = recorder(&hub);
-        hub.push(Event::Reset);
+        hub.push(Event::Reset(ResetCause::Operator));
         hub.deliver();
         hub.push(Event::ShutDown);
         hub.deliver();
-        assert_eq!(*lock(&seen), [Event::Reset, Event::ShutDown]);
+        assert_eq!(
+            *lock(&seen),
+            [Event::Reset(ResetCause::Operator), Event::ShutDown]
+        );
     }
 }

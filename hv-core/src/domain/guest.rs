@@ -2,6 +2,7 @@
 //! another engine can take the machine's place.
 
 use crate::addr::{Ticks, VcpuId};
+use crate::introspect::GuestCrash;
 use crate::machine::{Machine, RunExit, RunLimit};
 use std::sync::atomic::AtomicBool;
 
@@ -25,6 +26,10 @@ pub(super) trait Guest: Send + 'static {
     fn take_console_output(&mut self, port: usize) -> Vec<u8>;
     /// vCPUs that came up since the last call.
     fn take_vcpu_up(&mut self) -> Vec<VcpuId>;
+    /// What it said of crashes of its own since the last call.
+    fn take_guest_crashes(&mut self) -> Vec<GuestCrash> {
+        Vec::new()
+    }
     /// Back to its state at creation.
     fn reset(&mut self);
 }
@@ -50,6 +55,9 @@ impl Guest for Machine {
     }
     fn take_vcpu_up(&mut self) -> Vec<VcpuId> {
         Machine::take_vcpu_up(self)
+    }
+    fn take_guest_crashes(&mut self) -> Vec<GuestCrash> {
+        Machine::take_guest_crashes(self)
     }
     fn reset(&mut self) {
         Machine::reset(self);

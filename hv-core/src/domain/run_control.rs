@@ -16,7 +16,9 @@ use super::guest::{Guest, SERIAL_PORTS};
 use super::input::PendingInput;
 use super::{lock, runner};
 use crate::addr::{DomId, Ticks, VcpuId};
-use crate::introspect::{CrashReason, DomainState, Error, Event, Result, StepMode, StepOutcome, StopReason};
+use crate::introspect::{
+    CrashReason, DomainState, Error, Event, GuestCrash, ResetCause, Result, StepMode, StepOutcome, StopReason,
+};
 use crate::machine::{RunExit, RunLimit};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -79,6 +81,8 @@ pub(super) struct Control {
     pub clock: Clock,
     /// Something happened that an idle guest's runner must look at.
     pub kick: bool,
+    /// What the guest last said of a crash of its own.
+    pub guest_crash: Option<GuestCrash>,
     runner: Option<JoinHandle<()>>,
 }
 
@@ -98,6 +102,7 @@ impl<G: Guest> RunControl<G> {
             destroyed: false,
             clock: Clock::new(guest.now(), now, false),
             kick: false,
+            guest_crash: None,
             runner: None,
         };
         Arc::new(RunControl {
@@ -206,6 +211,14 @@ impl<G: Guest> RunControl<G> {
             return Err(self.wrong_state(format!("{what} needs the domain paused; pause it first")));
         }
         Ok(())
+    }
+
+    /// Fails unless the guest is alive and held: its devices can be spoken to.
+    pub fn check_paused(&self, what: &str) -> Result<()> {
+        if lock(&self.control).condition.ended.is_some() {
+            return Err(self.wrong_state(format!("{what} is no use: it has ended; reset it first")));
+        }
+        self.check_not_running(what)
     }
 
     pub fn pause(&self) -> Result<()> {
@@ -322,8 +335,8 @@ impl<G: Guest> RunControl<G> {
                     reason: StopReason::Crashed(reason),
                 })
             }
-            RunExit::Reset => {
-                self.reset_guest(&mut guest);
+            RunExit::Reset(cause) => {
+                self.reset_guest(&mut guest, cause);
                 Some(StepOutcome::Ended)
             }
             RunExit::PowerOff => {
@@ -364,7 +377,7 @@ impl<G: Guest> RunControl<G> {
             return Err(self.wrong_state("it is destroyed or its engine failed; create it again"));
         }
         self.drain(&mut guest);
-        self.reset_guest(&mut guest);
+        self.reset_guest(&mut guest, ResetCause::Operator);
         let mut control = lock(&self.control);
         control.kick = true;
         self.wake.notify_all();
@@ -440,10 +453,14 @@ impl<G: Guest> RunControl<G> {
         self.wake.notify_all();
     }
 
-    /// Tells what the guest wrote and which vCPUs came up. With the guest locked.
+    /// Tells what the guest wrote and said, and which vCPUs came up. With the guest locked, and nothing else.
     pub(super) fn drain(&self, guest: &mut G) {
         for vcpu in guest.take_vcpu_up() {
             self.events.push(Event::VcpuUp(vcpu));
+        }
+        for crash in guest.take_guest_crashes() {
+            lock(&self.control).guest_crash = Some(crash.clone());
+            self.events.push(Event::GuestCrash(crash));
         }
         for port in 0..SERIAL_PORTS {
             let bytes = guest.take_console_output(port);
@@ -490,12 +507,13 @@ impl<G: Guest> RunControl<G> {
     }
 
     /// The guest begins anew, in any state.
-    pub(super) fn reset_guest(&self, guest: &mut G) {
+    pub(super) fn reset_guest(&self, guest: &mut G, cause: ResetCause) {
         guest.reset();
         let mut control = lock(&self.control);
         control.condition = Condition::default();
+        control.guest_crash = None;
         control.clock = Clock::new(guest.now(), Instant::now(), control.pauses == 0);
-        self.events.push(Event::Reset);
+        self.events.push(Event::Reset(cause));
     }
 }
 

@@ -159,9 +159,9 @@ impl<G: Guest> Runner<'_, G> {
                 shared.stopped(vcpu, reason);
             }
             RunExit::Crashed(reason) => shared.crashed(reason),
-            RunExit::Reset => {
+            RunExit::Reset(cause) => {
                 self.idle_at = None;
-                shared.reset_guest(&mut guest);
+                shared.reset_guest(&mut guest, cause);
             }
             RunExit::PowerOff => shared.shut_down(),
             RunExit::DebugExit(value) => {

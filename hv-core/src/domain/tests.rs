@@ -4,7 +4,9 @@ use super::guest::Guest;
 use super::lock;
 use super::run_control::{Condition, RunControl};
 use crate::addr::{DomId, Ticks, VcpuId};
-use crate::introspect::{CrashReason, DomainState, Error, Event, StepMode, StepOutcome, StopReason};
+use crate::introspect::{
+    CrashReason, DomainState, Error, Event, ResetCause, StepMode, StepOutcome, StopReason,
+};
 use crate::machine::{RunExit, RunLimit};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, channel};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes on the slowest machine.
 const LIMIT: Duration = Duration::from_secs(30);
 const VCPU: VcpuId = VcpuId(0);
+const PORT: ResetCause = ResetCause::Port(0xcf9);
 
 type Script = Box<dyn FnMut(&mut Scripted, &RunLimit, &AtomicBool) -> RunExit + Send>;
 
@@ -232,12 +235,12 @@ fn a_crashed_guest_stays_until_it_is_reset() {
 
 #[test]
 fn a_guest_that_asks_for_a_reset_gets_it_and_one_that_exits_says_its_word() {
-    let domain = domain(exits(vec![RunExit::Reset, RunExit::DebugExit(7)]));
+    let domain = domain(exits(vec![RunExit::Reset(PORT), RunExit::DebugExit(7)]));
     let _retire = Retire(Arc::clone(&domain));
     let events = listen(&domain);
     domain.unpause().expect("unpause");
     assert_eq!(next(&events), Event::Paused(false));
-    assert_eq!(next(&events), Event::Reset);
+    assert_eq!(next(&events), Event::Reset(PORT));
     assert_eq!(next(&events), Event::DebugExit(7));
     assert_eq!(next(&events), Event::ShutDown);
     assert_eq!(domain.lock_guest().resets, 1);
@@ -377,10 +380,10 @@ fn a_step_that_never_ends_is_waiting() {
 #[test]
 fn a_step_that_ends_the_guest_says_so() {
     let crash = CrashReason::Panic;
-    let domain = domain(exits(vec![RunExit::Reset, RunExit::Crashed(crash.clone())]));
+    let domain = domain(exits(vec![RunExit::Reset(PORT), RunExit::Crashed(crash.clone())]));
     let events = listen(&domain);
     assert_eq!(domain.step(VCPU, StepMode::Schedule), Ok(StepOutcome::Ended));
-    assert_eq!(next(&events), Event::Reset);
+    assert_eq!(next(&events), Event::Reset(PORT));
     let reason = StopReason::Crashed(crash.clone());
     let stopped = StepOutcome::Stopped { vcpu: VCPU, reason };
     assert_eq!(domain.step(VCPU, StepMode::Schedule), Ok(stopped));
@@ -389,10 +392,10 @@ fn a_step_that_ends_the_guest_says_so() {
 
 #[test]
 fn a_subscriber_may_control_the_domain_and_even_destroy_it() {
-    let domain = domain(exits(vec![RunExit::Reset]));
+    let domain = domain(exits(vec![RunExit::Reset(PORT)]));
     let weak: Weak<RunControl<Scripted>> = Arc::downgrade(&domain);
     domain.events.subscribe(Box::new(move |event| {
-        if let (Event::Reset, Some(domain)) = (event, weak.upgrade()) {
+        if let (Event::Reset(_), Some(domain)) = (event, weak.upgrade()) {
             domain.pause().expect("pause");
             domain.destroy();
         }
@@ -400,7 +403,7 @@ fn a_subscriber_may_control_the_domain_and_even_destroy_it() {
     let events = listen(&domain);
     domain.unpause().expect("unpause");
     assert_eq!(next(&events), Event::Paused(false));
-    assert_eq!(next(&events), Event::Reset);
+    assert_eq!(next(&events), Event::Reset(PORT));
     assert_eq!(next(&events), Event::Paused(true));
     assert_eq!(next(&events), Event::ShutDown);
     // After the last event the sink is let go.

@@ -3,6 +3,7 @@
 //! A store that meets a frame with decoded code, a watchpoint or a device is never done by a TLB entry: the
 //! slow path asks [`Bus::frame_flags`].
 
+use super::hyperv::HyperV;
 use super::tables::Tables;
 use super::watch::Watches;
 use crate::addr::GuestPhysAddr;
@@ -19,6 +20,8 @@ pub(crate) struct Bus {
     pub(crate) vcpus: u32,
     pub(crate) tsc_hz: u64,
     pub(crate) platform: Platform,
+    /// The Microsoft hypervisor interface, if the CPU model has it.
+    pub(crate) hyperv: Option<HyperV>,
     /// Frames that decoded code comes from.
     pub(crate) code: FxHashMap<u64, CodeMask>,
     /// Frames whose code was written since the engine last looked.
@@ -60,6 +63,7 @@ impl Bus {
             vcpus,
             tsc_hz,
             platform,
+            hyperv: None,
             code: FxHashMap::default(),
             stale_code: Vec::new(),
             moved: 0,

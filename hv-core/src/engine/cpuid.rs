@@ -42,6 +42,7 @@ pub mod feature {
     pub const XSAVE: u32 = 1 << 26;
     pub const OSXSAVE: u32 = 1 << 27;
     pub const RDRAND: u32 = 1 << 30;
+    pub const HYPERVISOR: u32 = 1 << 31;
     // CPUID.7.0:EBX
     pub const FSGSBASE: u32 = 1 << 0;
     pub const BMI1: u32 = 1 << 3;
@@ -74,6 +75,7 @@ pub mod feature {
     pub const XGETBV1: u32 = 1 << 2;
     pub const XSAVES: u32 = 1 << 3;
 }
+use super::hyperv;
 use feature as f;
 
 /// IA32_ARCH_CAPABILITIES: RDCL_NO, IBRS_ALL clear, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
@@ -99,6 +101,8 @@ pub struct CpuModel {
     pub extended_ecx: u32,
     pub leaf13_1_eax: u32,
     pub arch_capabilities: u64,
+    /// Whether there is the Microsoft hypervisor interface.
+    pub hyperv: bool,
 }
 
 const BASE_EDX: u32 = f::FPU
@@ -120,40 +124,43 @@ const BASE_EDX: u32 = f::FPU
 
 const V2_ECX: u32 = f::SSE3 | f::SSSE3 | f::SSE41 | f::SSE42 | f::POPCNT | f::CX16;
 
+const KDD64: CpuModel = CpuModel {
+    name: "kdd64",
+    description: "everything the engine has: SSE4.2, AES, BMI, XSAVE, SMEP, SMAP, PCID, x2APIC; needs no mitigations",
+    signature: 0x0008_06f8,
+    brand: "kdd virtual CPU (kdd64)",
+    leaf1_edx: BASE_EDX | f::SEP | f::MTRR | f::PSE36,
+    leaf1_ecx: V2_ECX
+        | f::PCLMULQDQ
+        | f::PCID
+        | f::X2APIC
+        | f::MOVBE
+        | f::TSC_DEADLINE
+        | f::AES
+        | f::XSAVE
+        | f::RDRAND,
+    leaf7_ebx: f::FSGSBASE
+        | f::BMI1
+        | f::SMEP
+        | f::BMI2
+        | f::ERMS
+        | f::INVPCID
+        | f::RDSEED
+        | f::ADX
+        | f::SMAP
+        | f::CLFLUSHOPT,
+    leaf7_ecx: f::UMIP | f::RDPID,
+    leaf7_edx: f::ARCH_CAPABILITIES,
+    extended_edx: f::SYSCALL | f::NX | f::PAGE1GB | f::RDTSCP | f::LM,
+    extended_ecx: f::LAHF | f::LZCNT | f::PREFETCHW,
+    leaf13_1_eax: f::XSAVEOPT | f::XSAVEC | f::XGETBV1 | f::XSAVES,
+    arch_capabilities: ARCH_CAPABILITIES,
+    hyperv: false,
+};
+
 /// Every model; the first is the default.
 pub static MODELS: &[CpuModel] = &[
-    CpuModel {
-        name: "kdd64",
-        description: "everything the engine has: SSE4.2, AES, BMI, XSAVE, SMEP, SMAP, PCID, x2APIC; needs no mitigations",
-        signature: 0x0008_06f8,
-        brand: "kdd virtual CPU (kdd64)",
-        leaf1_edx: BASE_EDX | f::SEP | f::MTRR | f::PSE36,
-        leaf1_ecx: V2_ECX
-            | f::PCLMULQDQ
-            | f::PCID
-            | f::X2APIC
-            | f::MOVBE
-            | f::TSC_DEADLINE
-            | f::AES
-            | f::XSAVE
-            | f::RDRAND,
-        leaf7_ebx: f::FSGSBASE
-            | f::BMI1
-            | f::SMEP
-            | f::BMI2
-            | f::ERMS
-            | f::INVPCID
-            | f::RDSEED
-            | f::ADX
-            | f::SMAP
-            | f::CLFLUSHOPT,
-        leaf7_ecx: f::UMIP | f::RDPID,
-        leaf7_edx: f::ARCH_CAPABILITIES,
-        extended_edx: f::SYSCALL | f::NX | f::PAGE1GB | f::RDTSCP | f::LM,
-        extended_ecx: f::LAHF | f::LZCNT | f::PREFETCHW,
-        leaf13_1_eax: f::XSAVEOPT | f::XSAVEC | f::XGETBV1 | f::XSAVES,
-        arch_capabilities: ARCH_CAPABILITIES,
-    },
+    KDD64,
     CpuModel {
         name: "x86-64-v2",
         description: "the x86-64-v2 level of the psABI: up to SSE4.2, POPCNT and CMPXCHG16B",
@@ -168,6 +175,7 @@ pub static MODELS: &[CpuModel] = &[
         extended_ecx: f::LAHF,
         leaf13_1_eax: 0,
         arch_capabilities: ARCH_CAPABILITIES,
+        hyperv: false,
     },
     CpuModel {
         name: "minimal",
@@ -183,6 +191,15 @@ pub static MODELS: &[CpuModel] = &[
         extended_ecx: 0,
         leaf13_1_eax: 0,
         arch_capabilities: 0,
+        hyperv: false,
+    },
+    CpuModel {
+        name: "kdd64-hv",
+        description: "kdd64 under the Microsoft hypervisor interface, by which a guest reports its crashes",
+        brand: "kdd virtual CPU (kdd64-hv)",
+        leaf1_ecx: KDD64.leaf1_ecx | f::HYPERVISOR,
+        hyperv: true,
+        ..KDD64
     },
 ];
 
@@ -237,6 +254,9 @@ impl CpuModel {
 
     pub(crate) fn cpuid(&self, leaf: u32, subleaf: u32, context: &Context) -> Leaf {
         let leaf = match leaf {
+            hyperv::FIRST_LEAF..=hyperv::LAST_LEAF if self.hyperv => {
+                return hyperv::cpuid(leaf, context.vcpus);
+            }
             0x8000_0000..=0x8000_0008 => leaf,
             // SDM: out of range answers as the highest basic leaf.
             _ if leaf > self.max_leaf() => self.max_leaf(),

@@ -19,6 +19,7 @@ pub(crate) mod exec;
 mod fast;
 pub(crate) mod flags;
 pub(crate) mod float;
+pub(crate) mod hyperv;
 mod interrupt;
 pub(crate) mod mmu;
 pub mod msr;

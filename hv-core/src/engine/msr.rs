@@ -2,8 +2,9 @@
 
 use super::bus::Bus;
 use super::cpuid::feature;
+use super::hyperv::{self, HyperV};
 use super::mmu::is_canonical;
-use super::vcpu::Vcpu;
+use super::vcpu::{Mode, Vcpu};
 use crate::addr::Ticks;
 use crate::regs::{cr0, efer, seg};
 
@@ -64,6 +65,9 @@ impl Vcpu {
             IA32_APIC_BASE | IA32_TSC_DEADLINE | 0x800..=0x8ff => {
                 return bus.platform.apic_msr_read(now, self.id, msr);
             }
+            hyperv::FIRST_MSR..=hyperv::LAST_MSR if bus.hyperv.is_some() => {
+                return bus.hyperv.as_ref()?.read_msr(self.id, msr);
+            }
             IA32_FEATURE_CONTROL => 1,
             IA32_BIOS_SIGN_ID => 1 << 32,
             0x17 | MISC_FEATURES => 0,
@@ -107,6 +111,9 @@ impl Vcpu {
             IA32_TSC => self.r.msrs.tsc_offset = value.wrapping_sub(bus.platform.tsc(now)),
             IA32_APIC_BASE | IA32_TSC_DEADLINE | 0x800..=0x8ff => {
                 bus.platform.apic_msr_write(now, self.id, msr, value)?;
+            }
+            hyperv::FIRST_MSR..=hyperv::LAST_MSR if bus.hyperv.is_some() => {
+                HyperV::write_msr(bus, self.id, self.mode == Mode::Long, msr, value)?;
             }
             IA32_BIOS_SIGN_ID => {}
             MISC_FEATURES if value == 0 => {}

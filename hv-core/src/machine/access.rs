@@ -5,9 +5,10 @@ use crate::addr::{GuestPhysAddr, VcpuId};
 use crate::engine::cpuid::{CpuModel, allowed_cr4, feature};
 use crate::engine::exec::mxcsr_mask;
 use crate::engine::mmu::{PHYSICAL_BITS, is_canonical};
-use crate::introspect::{MemoryRegion, PageRights};
+use crate::introspect::{MemoryRegion, PageRights, PortWidth};
 use crate::memory::Backing;
 use crate::regs::{Registers, cr0, cr4, efer, rflags, seg};
+use std::ops::ControlFlow;
 
 /// A register value that the architecture doesn't allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,16 @@ impl Machine {
         self.bus.memory.read(address, buffer)
     }
 
+    /// Shows RAM and ROM page by page, until `visit` breaks off. If memory ends before that: the bytes that were shown.
+    pub fn visit_physical(
+        &self,
+        address: GuestPhysAddr,
+        length: usize,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Option<usize> {
+        self.bus.memory.visit(address, length, visit)
+    }
+
     /// Writes RAM; returns the bytes done. Changed code is seen at once.
     pub fn write_physical(&mut self, address: GuestPhysAddr, bytes: &[u8]) -> usize {
         let done = self.bus.write_physical(address, bytes);
@@ -115,6 +126,20 @@ impl Machine {
     /// What the guest wrote to a serial port since the last call.
     pub fn take_console_output(&mut self, port: usize) -> Vec<u8> {
         self.bus.platform.take_console_output(port)
+    }
+
+    /// IN, of nobody: what the device answers now, with whatever that does to it.
+    pub fn read_port(&mut self, port: u16, width: PortWidth) -> u32 {
+        let now = self.now();
+        self.bus.platform.port_read(now, VcpuId(0), port, width.bytes())
+    }
+
+    /// OUT, of nobody. Signals of devices are carried out when the machine runs on.
+    pub fn write_port(&mut self, port: u16, width: PortWidth, value: u32) {
+        let now = self.now();
+        self.bus
+            .platform
+            .port_write(now, VcpuId(0), port, width.bytes(), value);
     }
 
     /// Lines for a person about devices.

@@ -4,6 +4,7 @@ use crate::addr::GuestPhysAddr;
 use crate::devices::{Platform, PlatformConfig};
 use crate::engine::bus::Bus;
 use crate::engine::cpuid::{CpuModel, MODELS};
+use crate::engine::hyperv::HyperV;
 use crate::engine::vcpu::Vcpu;
 use crate::load::{self, LoadContext, LoadError, NtBoot, OutOfRange};
 use crate::memory::GuestMemory;
@@ -158,6 +159,7 @@ pub(super) fn build(config: &MachineConfig) -> Result<(Bus, Vec<Vcpu>), CreateEr
     };
     vcpus[0].load_registers(&entry);
     let mut bus = Bus::new(memory, platform, shell.vcpus, shell.tsc_hz);
+    bus.hyperv = HyperV::of(&vcpus[0].model);
     bus.platform.advance(Ticks(0));
     Ok((bus, vcpus))
 }

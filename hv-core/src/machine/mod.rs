@@ -9,7 +9,9 @@
 //! and why `run` returns never changes what the guest sees.
 
 mod access;
+mod breakpoints;
 mod config;
+mod signals;
 mod state;
 
 pub use access::BadRegister;
@@ -17,23 +19,15 @@ pub use config::{CreateError, GuestImage, MachineConfig, TSC_HZ};
 pub use state::RestoreError;
 
 use crate::addr::{GuestPhysAddr, Ticks, VcpuId};
-use crate::devices::Signal;
 use crate::engine::block::CodeCache;
 use crate::engine::bus::Bus;
 use crate::engine::run::{Exit, Runner};
-use crate::engine::vcpu::Vcpu;
-use crate::introspect::{
-    AccessKind, Breakpoint, BreakpointId, BreakpointKind, CrashReason, Place, StepMode, StopContext,
-    StopReason,
-};
-use crate::regs::{Activity, Registers, rflags, seg};
-use std::sync::Arc;
+use crate::introspect::{AccessKind, CrashReason, GuestCrash, ResetCause, StepMode, StopReason};
+use crate::regs::{Activity, rflags};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ticks of a vCPU's turn.
 pub const SLICE: u64 = 20_000;
-/// A watchpoint of more pages flushes whole TLBs.
-const FEW_PAGES: u64 = 64;
 /// Ticks between looks at the interrupt flag.
 const CHUNK: u64 = 20_000;
 
@@ -51,7 +45,7 @@ pub struct RunLimit {
 pub enum RunExit {
     /// The ticks are used up.
     Limit,
-    /// The caller's flag was set.
+    /// The caller's flag was set, or [`Machine::take_guest_crashes`] has something new.
     Interrupted,
     /// The step is done.
     Stepped,
@@ -68,7 +62,7 @@ pub enum RunExit {
         until: Ticks,
     },
     /// The guest asked for a reset; nothing runs until [`Machine::reset`].
-    Reset,
+    Reset(ResetCause),
     /// The guest powered off.
     PowerOff,
     /// The machine died; running it again gives the same answer.
@@ -99,6 +93,7 @@ pub struct Machine {
     crashed: Option<CrashReason>,
     passed: Option<PassedBreak>,
     came_up: Vec<VcpuId>,
+    guest_crashes: Vec<GuestCrash>,
 }
 
 impl Machine {
@@ -120,6 +115,7 @@ impl Machine {
             crashed: None,
             passed: None,
             came_up: Vec::new(),
+            guest_crashes: Vec::new(),
         })
     }
 
@@ -161,6 +157,11 @@ impl Machine {
         std::mem::take(&mut self.came_up)
     }
 
+    /// What the guest said of crashes of its own since the last call.
+    pub fn take_guest_crashes(&mut self) -> Vec<GuestCrash> {
+        std::mem::take(&mut self.guest_crashes)
+    }
+
     /// Back to the state at creation, at the present time; breakpoints stay.
     pub fn reset(&mut self) {
         match config::build(&self.config) {
@@ -186,12 +187,13 @@ impl Machine {
         for runner in &mut self.runners {
             runner.cpu.tlb.flush_writes();
         }
-        let bus = Bus::new(
+        let mut bus = Bus::new(
             self.bus.memory.fork(),
             self.bus.platform.clone(),
             self.bus.vcpus,
             self.bus.tsc_hz,
         );
+        bus.hyperv = self.bus.hyperv.clone();
         let runners = self
             .runners
             .iter()
@@ -202,49 +204,11 @@ impl Machine {
             runners,
             cache: CodeCache::default(),
             came_up: Vec::new(),
+            guest_crashes: Vec::new(),
             config: self.config.clone(),
             crashed: self.crashed.clone(),
             passed: None,
             ..*self
-        }
-    }
-
-    /// Inserts a breakpoint of the debugger's side.
-    pub fn insert_breakpoint(&mut self, id: BreakpointId, breakpoint: Breakpoint) {
-        self.breakpoint_changed(&breakpoint);
-        self.bus.watches.insert(id, breakpoint);
-    }
-
-    /// Removes one.
-    pub fn remove_breakpoint(&mut self, id: BreakpointId) -> bool {
-        match self.bus.watches.remove(id) {
-            // A page that isn't watched any more gets its TLB entries back when it is next accessed.
-            Some(breakpoint) => {
-                if breakpoint.kind == BreakpointKind::Execute {
-                    self.breakpoint_changed(&breakpoint);
-                }
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn breakpoint_changed(&mut self, breakpoint: &Breakpoint) {
-        match (breakpoint.kind, breakpoint.place) {
-            (BreakpointKind::Execute, Place::Virtual(a) | Place::InAddressSpace(a, _)) => {
-                self.cache.drop_linear_page(a.0 >> 12);
-            }
-            (BreakpointKind::Execute, Place::Physical(a)) => self.cache.drop_frame(a.0 >> 12),
-            (BreakpointKind::Watch { length, .. }, Place::Virtual(a) | Place::InAddressSpace(a, _))
-                if length <= FEW_PAGES << 12 =>
-            {
-                for page in a.0 >> 12..=a.0.saturating_add(length.max(1) - 1) >> 12 {
-                    for runner in &mut self.runners {
-                        runner.cpu.tlb.drop_page(page << 12);
-                    }
-                }
-            }
-            (BreakpointKind::Watch { .. }, _) => self.flush_all(),
         }
     }
 
@@ -265,61 +229,6 @@ impl Machine {
         self.bus.settled();
     }
 
-    /// Handles what devices ask for; `Some` if the run ends.
-    fn handle_signals(&mut self) -> Option<RunExit> {
-        let mut exit = None;
-        for signal in self.bus.platform.take_signals() {
-            match signal {
-                Signal::Nmi(vcpu) => {
-                    if let Some(runner) = self.runners.get_mut(vcpu.index()) {
-                        runner.cpu.nmi_pending = true;
-                    }
-                }
-                Signal::Init(vcpu) => self.init_vcpu(vcpu),
-                Signal::StartUp(vcpu, page) => self.start_vcpu(vcpu, page),
-                Signal::Reset => exit = exit.or(Some(RunExit::Reset)),
-                Signal::PowerOff => exit = exit.or(Some(RunExit::PowerOff)),
-                Signal::Panic => {
-                    self.crashed = Some(CrashReason::Panic);
-                    exit = exit.or(Some(RunExit::Crashed(CrashReason::Panic)));
-                }
-                Signal::DebugExit(value) => exit = exit.or(Some(RunExit::DebugExit(value))),
-            }
-        }
-        exit
-    }
-
-    /// INIT (SDM vol. 3A, table 10-1): most of the reset state, with x87, SSE, MSRs, TSC and caches kept.
-    fn init_vcpu(&mut self, vcpu: VcpuId) {
-        let Some(runner) = self.runners.get_mut(vcpu.index()) else {
-            return;
-        };
-        let old = runner.cpu.registers();
-        let mut new = Registers::at_reset(vcpu.0 == 0);
-        let cache = crate::regs::cr0::CD | crate::regs::cr0::NW;
-        new.cr0 = new.cr0 & !cache | old.cr0 & cache;
-        (new.x87, new.xmm, new.ymm_high, new.mxcsr) = (old.x87, old.xmm, old.ymm_high, old.mxcsr);
-        (new.msrs, new.apic_base, new.xcr0) = (old.msrs, old.apic_base, old.xcr0);
-        runner.cpu.load_registers(&new);
-        runner.cpu.nmi_pending = false;
-    }
-
-    fn start_vcpu(&mut self, vcpu: VcpuId, page: u8) {
-        let Some(runner) = self.runners.get_mut(vcpu.index()) else {
-            return;
-        };
-        if runner.cpu.r.activity != Activity::WaitForSipi {
-            return;
-        }
-        let cs = &mut runner.cpu.r.segments[seg::CS];
-        cs.selector = (page as u16) << 8;
-        cs.base = (page as u64) << 12;
-        runner.cpu.rip = 0;
-        runner.cpu.r.activity = Activity::Running;
-        runner.cpu.update_mode();
-        self.came_up.push(vcpu);
-    }
-
     /// Runs until the limit or until something happens. `interrupt` ends the run soon, at an instruction boundary.
     pub fn run(&mut self, limit: &RunLimit, interrupt: &AtomicBool) -> RunExit {
         if let Some(reason) = &self.crashed {
@@ -333,7 +242,7 @@ impl Machine {
                 self.bus.platform.advance(Ticks(self.clock));
             }
             if self.bus.platform.has_signals()
-                && let Some(exit) = self.handle_signals()
+                && let Some(exit) = self.handle_signals_of_run()
             {
                 return exit;
             }
@@ -375,9 +284,10 @@ impl Machine {
 
     fn nothing_runs(&mut self) -> RunExit {
         // Others can run when a vCPU that can't is stepped alone.
+        let nmi = self.bus.platform.has_nmi_source();
         let can_wake = self.runners.iter().any(|runner| {
             runner.runnable()
-                || runner.cpu.r.activity == Activity::Halted && runner.cpu.rflags & rflags::IF != 0
+                || runner.cpu.r.activity == Activity::Halted && (nmi || runner.cpu.rflags & rflags::IF != 0)
         });
         if !can_wake {
             self.crashed = Some(CrashReason::HaltedForever);
@@ -483,123 +393,11 @@ impl Machine {
         self.crashed = Some(reason.clone());
         RunExit::Crashed(reason)
     }
-
-    /// Evaluates the breakpoints at RIP of vCPU `n`: a stop, or the instruction done without one.
-    fn at_breakpoint(&mut self, n: usize) -> Result<Exit, RunExit> {
-        let cpu = &mut self.runners[n].cpu;
-        let linear = cpu.fetch_address();
-        let physical = cpu.look_up(&self.bus, linear);
-        let hits = self.bus.watches.breaks_at(linear, physical, cpu.r.cr3 & !0xfff);
-        let mut ids = Vec::new();
-        for (id, breakpoint) in hits {
-            let stops = match &breakpoint.condition {
-                None => true,
-                Some(condition) => condition.should_stop(&mut Hit {
-                    cpu,
-                    bus: &mut self.bus,
-                }),
-            };
-            if stops {
-                ids.push(id);
-            }
-        }
-        if ids.is_empty() {
-            return Ok(self.runners[n].run_precise(&mut self.bus));
-        }
-        self.passed = Some(PassedBreak {
-            vcpu: n,
-            rip: cpu.rip,
-            clock: cpu.clock,
-        });
-        let address = crate::addr::GuestVirtAddr(linear);
-        Err(RunExit::Stopped {
-            vcpu: VcpuId(n as u32),
-            reason: StopReason::Breakpoint { ids, address },
-        })
-    }
-
-    /// Evaluates the watchpoints that the last instruction of vCPU `n` hit.
-    fn at_watchpoint(&mut self, n: usize) -> Option<RunExit> {
-        self.settle();
-        for hit in std::mem::take(&mut self.bus.watches.hits) {
-            let Some(breakpoint) = self.bus.watches.get(hit.id) else {
-                continue;
-            };
-            let condition: Option<Arc<_>> = breakpoint.condition.clone();
-            let cpu = &mut self.runners[n].cpu;
-            if condition.is_none_or(|c| {
-                c.should_stop(&mut Hit {
-                    cpu,
-                    bus: &mut self.bus,
-                })
-            }) {
-                return Some(RunExit::Stopped {
-                    vcpu: VcpuId(n as u32),
-                    reason: StopReason::Watchpoint {
-                        id: hit.id,
-                        address: hit.address,
-                        access: hit.access,
-                    },
-                });
-            }
-        }
-        None
-    }
 }
 
 fn page_access(n: usize, frame: GuestPhysAddr, access: Option<AccessKind>) -> RunExit {
     RunExit::Stopped {
         vcpu: VcpuId(n as u32),
         reason: StopReason::PageAccess { frame, access },
-    }
-}
-
-/// The vCPU at a breakpoint, for its condition.
-struct Hit<'a> {
-    cpu: &'a mut Vcpu,
-    bus: &'a mut Bus,
-}
-
-impl StopContext for Hit<'_> {
-    fn vcpu(&self) -> VcpuId {
-        self.cpu.id
-    }
-    fn gpr(&self, index: usize) -> u64 {
-        self.cpu
-            .gpr
-            .get(index)
-            .copied()
-            .filter(|_| index < 16)
-            .unwrap_or(0)
-    }
-    fn rip(&self) -> u64 {
-        self.cpu.rip
-    }
-    fn rflags(&self) -> u64 {
-        self.cpu.rflags()
-    }
-    fn registers(&self) -> Registers {
-        self.cpu.registers()
-    }
-    fn read_virtual(&mut self, address: crate::addr::GuestVirtAddr, buffer: &mut [u8]) -> bool {
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = address.0.wrapping_add(done as u64);
-            let copied = self.cpu.tlb.read_bytes(self.cpu.view, at, &mut buffer[done..]);
-            if copied > 0 {
-                done += copied;
-                continue;
-            }
-            let length = (4096 - (at as usize & 0xfff)).min(buffer.len() - done);
-            let Some(physical) = self.cpu.look_up(self.bus, at) else {
-                return false;
-            };
-            let part = &mut buffer[done..done + length];
-            if self.bus.memory.read(GuestPhysAddr(physical), part) != length {
-                return false;
-            }
-            done += length;
-        }
-        true
     }
 }

@@ -1,8 +1,9 @@
 //! Saving, restoring and hashing the whole state.
 //!
 //! Layout, all numbers little-endian: the magic `KDDMACH` and a version byte; the length (u64) and postcard bytes of
-//! [`SavedState`]; then, per touched RAM frame that isn't all zeros, its number (u64) and 4096 bytes; then the number
-//! `u64::MAX`; then the BLAKE3 hash of all before it.
+//! [`SavedState`], with those of [`HyperV`] behind them if the CPU model has that interface; then, per touched RAM
+//! frame that isn't all zeros, its number (u64) and 4096 bytes; then the number `u64::MAX`; then the BLAKE3 hash of all
+//! before it.
 
 use super::access::check_state;
 use super::{Machine, MachineConfig, SLICE, config};
@@ -10,6 +11,7 @@ use crate::addr::{Ticks, VcpuId};
 use crate::devices::Platform;
 use crate::engine::block::CodeCache;
 use crate::engine::bus::Bus;
+use crate::engine::hyperv::HyperV;
 use crate::engine::run::Runner;
 use crate::introspect::CrashReason;
 use crate::memory::{GuestMemory, PAGE_SIZE};
@@ -145,7 +147,10 @@ impl Machine {
             vcpus: self.saved_vcpus(),
             platform: self.bus.platform.clone(),
         };
-        let bytes = postcard::to_stdvec(&state).map_err(io::Error::other)?;
+        let mut bytes = postcard::to_stdvec(&state).map_err(io::Error::other)?;
+        if let Some(hyperv) = &self.bus.hyperv {
+            bytes.extend(postcard::to_stdvec(hyperv).map_err(io::Error::other)?);
+        }
         let mut out = HashingWriter {
             inner: writer,
             hasher: blake3::Hasher::new(),
@@ -188,8 +193,8 @@ impl Machine {
             return Err(RestoreError::Damaged("its length is impossible"));
         }
         let bytes = take_bounded(&mut input, length)?;
-        let state: SavedState =
-            postcard::from_bytes(&bytes).map_err(|_| RestoreError::Damaged("its state can't be decoded"))?;
+        let undecodable = |_| RestoreError::Damaged("its state can't be decoded");
+        let (state, rest): (SavedState, _) = postcard::take_from_bytes(&bytes).map_err(undecodable)?;
         // A configuration that can't be built may come from a flipped bit: the checksum is looked at first.
         let shell = config::shell(&state.config);
         let mut memory = GuestMemory::new(if shell.is_ok() {
@@ -227,6 +232,10 @@ impl Machine {
         {
             return Err(RestoreError::Damaged("its parts don't fit together"));
         }
+        let mut hyperv = HyperV::of(&vcpus[0].model);
+        if let Some(hyperv) = &mut hyperv {
+            *hyperv = postcard::from_bytes(rest).map_err(undecodable)?;
+        }
         let mut runners = Vec::new();
         for (mut cpu, saved) in vcpus.into_iter().zip(&state.vcpus) {
             if check_state(&cpu.model, &saved.registers).is_err() {
@@ -239,6 +248,7 @@ impl Machine {
             runners.push(Runner::new(cpu));
         }
         let mut bus = Bus::new(memory, state.platform, fresh.vcpus, fresh.tsc_hz);
+        bus.hyperv = hyperv;
         bus.platform.advance(Ticks(state.clock));
         Ok(Machine {
             bus,
@@ -252,6 +262,7 @@ impl Machine {
             crashed: state.crashed,
             passed: None,
             came_up: Vec::new(),
+            guest_crashes: Vec::new(),
         })
     }
 
@@ -268,6 +279,9 @@ impl Machine {
         );
         // Serialising plain data into a vector doesn't fail.
         hasher.update(&postcard::to_stdvec(&parts).unwrap_or_default());
+        if let Some(hyperv) = &self.bus.hyperv {
+            hasher.update(&postcard::to_stdvec(hyperv).unwrap_or_default());
+        }
         for (frame, page) in self.full_frames() {
             hasher.update(&(frame as u64).to_le_bytes());
             hasher.update(page);

@@ -10,6 +10,7 @@ mod code_segments;
 mod control_registers;
 mod delivery;
 mod determinism;
+mod endings;
 mod exceptions;
 mod guest_debug;
 mod interrupts;

@@ -1,5 +1,6 @@
-//! Walking page tables, without allocating.
+//! Walking page tables: one address, from the lowest table that is known.
 
+use super::runs::Runs;
 use super::{Large, Level, LevelSpec, PagingMode};
 use crate::error::Fault;
 use hv_core::introspect::{Error, ReadMemory};
@@ -15,6 +16,9 @@ const NO_EXECUTE: u64 = 1 << 63;
 pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bits of a PAE PDPTE that must be clear, apart from those above the physical address width.
 const PAE_PDPTE_RESERVED: u64 = 0b1_1110_0110 | NO_EXECUTE;
+
+/// Levels of the longest mode.
+const MOST_LEVELS: usize = 5;
 
 /// The page that an address is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,20 +57,31 @@ impl Rights {
     }
 }
 
-/// Walks one set of page tables; it remembers the last-level table, so that the next page costs one entry.
+/// Walks one set of page tables; it remembers the tables on the way, so that the next page costs one entry.
 pub(crate) struct Walker<'a> {
     memory: &'a dyn ReadMemory,
     mode: PagingMode,
     root: GuestPhysAddr,
-    last_table: Option<LastTable>,
+    /// The table of each level that was last gone through, from the root down.
+    path: [Option<Table>; MOST_LEVELS],
 }
 
-/// The table of PTEs for a stretch of addresses.
-struct LastTable {
+/// The table of a level for a stretch of addresses.
+#[derive(Clone, Copy)]
+struct Table {
     /// The addresses' bits above the table's reach.
     stretch: u64,
-    table: GuestPhysAddr,
+    address: GuestPhysAddr,
+    /// What the levels above allow.
     rights: Rights,
+}
+
+/// Entries of a last-level table.
+pub(super) struct Entries {
+    /// The page number that the first one maps.
+    first: u64,
+    table: Table,
+    bytes: Vec<u8>,
 }
 
 impl<'a> Walker<'a> {
@@ -76,51 +91,74 @@ impl<'a> Walker<'a> {
             memory,
             mode,
             root: mode.root(root),
-            last_table: None,
+            path: [None; MOST_LEVELS],
         }
     }
 
     /// The page that holds `address`.
     pub(crate) fn page(&mut self, address: GuestVirtAddr) -> Result<Page, Fault> {
-        if let (Some(last), Some(pte)) = (&self.last_table, self.mode.levels().last())
-            && last.stretch == pte.stretch(address)
-        {
-            let level = self.entry(pte, last.table, address)?;
-            return Ok(pte.page(level.entry, last.rights.and(level.entry), address));
+        // What shares a table below the root's with an address that was walked is as canonical as that.
+        for from in (1..self.mode.levels().len()).rev() {
+            if let Some(table) = self.table(from, address) {
+                return self.descend(from, table, address, |_| {});
+            }
         }
         self.walk(address, |_| {})
     }
 
     /// Goes down from the root and shows every entry it reads.
-    pub(crate) fn walk(
+    pub(crate) fn walk(&mut self, address: GuestVirtAddr, visit: impl FnMut(Level)) -> Result<Page, Fault> {
+        self.check(address)?;
+        let root = Table {
+            stretch: self.mode.levels().first().map_or(0, |top| top.stretch(address)),
+            address: self.root,
+            rights: Rights::ALL,
+        };
+        self.descend(0, root, address, visit)
+    }
+
+    /// The physically contiguous runs that `length` bytes from `address` on lie in.
+    pub(crate) fn runs(&mut self, address: GuestVirtAddr, length: u64) -> Runs<'_, 'a> {
+        Runs::new(self, address, length)
+    }
+
+    /// The table of a level that `address` goes through, if it was gone through last.
+    fn table(&self, level: usize, address: GuestVirtAddr) -> Option<Table> {
+        let stretch = self.mode.levels().get(level)?.stretch(address);
+        self.path[level].filter(|table| table.stretch == stretch)
+    }
+
+    /// Goes down from a table of the level `from`.
+    fn descend(
         &mut self,
+        from: usize,
+        mut table: Table,
         address: GuestVirtAddr,
         mut visit: impl FnMut(Level),
     ) -> Result<Page, Fault> {
-        self.check(address)?;
-        let (mut table, mut rights) = (self.root, Rights::ALL);
-        for spec in self.mode.levels() {
-            if spec.is_last() {
-                self.last_table = Some(LastTable {
-                    stretch: spec.stretch(address),
-                    table,
-                    rights,
-                });
-            }
+        let levels = self.mode.levels();
+        for (n, spec) in levels.iter().enumerate().skip(from) {
+            self.path[n] = Some(table);
             let level = self
-                .entry(spec, table, address)
+                .entry(spec, table.address, address)
                 .inspect_err(|fault| match fault {
                     Fault::NotPresent(level) | Fault::ReservedBits(level) => visit(*level),
                     _ => {}
                 })?;
             visit(level);
-            if spec.large != Large::PaeRoot {
-                rights = rights.and(level.entry);
-            }
+            let rights = if spec.large == Large::PaeRoot {
+                table.rights
+            } else {
+                table.rights.and(level.entry)
+            };
             if spec.maps_page(level.entry) {
                 return Ok(spec.page(level.entry, rights, address));
             }
-            table = GuestPhysAddr(level.entry & ADDRESS);
+            table = Table {
+                stretch: levels.get(n + 1).map_or(0, |next| next.stretch(address)),
+                address: GuestPhysAddr(level.entry & ADDRESS),
+                rights,
+            };
         }
         // Only without paging is there no level that maps a page.
         Ok(Page {
@@ -130,6 +168,38 @@ impl<'a> Walker<'a> {
             rights: Rights::ALL,
             global: false,
         })
+    }
+
+    /// The entries of the last-level table that map `count` pages from `address` on, read at once: as many as the
+    /// table has, if it was gone through last and is all there.
+    pub(super) fn entries(&self, address: GuestVirtAddr, count: u64) -> Option<Entries> {
+        let last = self.mode.levels().len().checked_sub(1)?;
+        let spec = &self.mode.levels()[last];
+        let table = self.table(last, address)?;
+        let (index, size) = (spec.index(address), self.mode.entry_size());
+        // An index has ten bits at most.
+        let count = count.min((1 << spec.index_bits) - index) as usize;
+        let mut bytes = vec![0; count * size];
+        self.memory
+            .read_physical(table.address.wrapping_add(index * size as u64), &mut bytes)
+            .ok()?;
+        Some(Entries {
+            first: address.0 >> spec.shift,
+            table,
+            bytes,
+        })
+    }
+
+    /// The page that holds `address`, by entries that are read already; `None` if its is none of them.
+    pub(super) fn page_by(&self, entries: &Entries, address: GuestVirtAddr) -> Option<Result<Page, Fault>> {
+        let spec = self.mode.levels().last()?;
+        let size = self.mode.entry_size();
+        let at = usize::try_from((address.0 >> spec.shift).checked_sub(entries.first)?).ok()? * size;
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(entries.bytes.get(at..at + size)?);
+        let entry = u64::from_le_bytes(bytes);
+        let level = self.checked(spec, entries.table.address, address, entry);
+        Some(level.map(|_| spec.page(entry, entries.table.rights.and(entry), address)))
     }
 
     /// Whether the mode has such addresses.
@@ -153,9 +223,8 @@ impl<'a> Walker<'a> {
 
     /// Reads the entry for `address` in a table of a level: present, and without reserved bits.
     fn entry(&self, spec: &LevelSpec, table: GuestPhysAddr, address: GuestVirtAddr) -> Result<Level, Fault> {
-        let index = spec.index(address);
         let size = self.mode.entry_size();
-        let entry_addr = table.wrapping_add(index * size as u64);
+        let entry_addr = self.entry_addr(spec, table, address);
         let mut bytes = [0; 8];
         self.memory
             .read_physical(entry_addr, &mut bytes[..size])
@@ -166,15 +235,30 @@ impl<'a> Walker<'a> {
                 },
                 error => Fault::Domain(error),
             })?;
+        self.checked(spec, table, address, u64::from_le_bytes(bytes))
+    }
+
+    fn entry_addr(&self, spec: &LevelSpec, table: GuestPhysAddr, address: GuestVirtAddr) -> GuestPhysAddr {
+        table.wrapping_add(spec.index(address) * self.mode.entry_size() as u64)
+    }
+
+    /// The entry for `address` in a table of a level, if it is present, and without reserved bits.
+    fn checked(
+        &self,
+        spec: &LevelSpec,
+        table: GuestPhysAddr,
+        address: GuestVirtAddr,
+        entry: u64,
+    ) -> Result<Level, Fault> {
         let level = Level {
             name: spec.name,
-            index,
-            entry_addr,
-            entry: u64::from_le_bytes(bytes),
+            index: spec.index(address),
+            entry_addr: self.entry_addr(spec, table, address),
+            entry,
         };
-        if level.entry & PRESENT == 0 {
+        if entry & PRESENT == 0 {
             Err(Fault::NotPresent(level))
-        } else if level.entry & spec.reserved(level.entry) != 0 {
+        } else if entry & spec.reserved(entry) != 0 {
             Err(Fault::ReservedBits(level))
         } else {
             Ok(level)

@@ -54,6 +54,28 @@ pub(crate) fn find<'a>(guest: Guest<'a>, report: &mut Report) -> Result<Found<'a
         rejected: Vec::new(),
     };
     let mut points_seen = false;
+    if let (Some(hint), Some(first)) = (guest.vcpus.kernel_hint(), vcpus.first()) {
+        let space = Space::new(guest, first.arch, first.mode, hint.root.0);
+        let point = EntryPoint {
+            what: "what is said of it",
+            address: hint.address,
+        };
+        if let Some((image, headers)) = search.scan_back(&space, point) {
+            report.found("page tables", format!("{}, as is said", space.root));
+            report.found(
+                "kernel",
+                format!(
+                    "{} at {}, {:#x} bytes, as is said",
+                    first.arch, image.base, image.size
+                ),
+            );
+            return Ok(Found {
+                space,
+                image,
+                headers,
+            });
+        }
+    }
     for (how, root, candidate) in roots(guest, &vcpus) {
         let space = Space::new(guest, candidate.arch, candidate.mode, root);
         let points = entry::entry_points(&candidate.registers, &space);

@@ -22,6 +22,7 @@ mod facts;
 mod field;
 mod find;
 mod guest;
+mod in_memory;
 mod kdbg;
 mod known;
 mod layout;
@@ -46,6 +47,7 @@ pub use facts::{
 };
 pub use field::{Field, Global, Source};
 pub use guest::Guest;
+pub use in_memory::{InMemory, find_in_memory};
 pub use kdbg::{DebuggerData, Encoding, VersionBlock};
 pub use layout::Layout;
 pub use release::name as release_name;

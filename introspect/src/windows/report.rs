@@ -34,7 +34,7 @@ impl Report {
     }
 
     fn add(&mut self, what: &'static str, found: bool, how: String) {
-        tracing::debug!(what, found, how, "windows");
+        tracing::debug!(what, found, how, "recognition");
         self.steps.push(Step { what, found, how });
     }
 }

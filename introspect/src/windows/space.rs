@@ -49,21 +49,23 @@ impl<'a> Space<'a> {
     /// Fills the whole buffer.
     pub(crate) fn read(&self, address: GuestVirtAddr, buffer: &mut [u8]) -> Result<(), Fault> {
         let mut walker = self.walker.borrow_mut();
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = address.wrapping_add(done as u64);
-            let page = walker.page(at)?;
-            let size = usize::try_from(page.left)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len() - done);
-            self.guest
-                .memory
-                .read_physical(page.phys, &mut buffer[done..done + size])
-                .map_err(|error| match error {
-                    DomainError::NoMemory { address, .. } => Fault::NoMemory(address),
-                    error => Fault::Domain(error),
-                })?;
-            done += size;
+        let (mut at, mut rest) = (address, buffer);
+        // Behind the last address comes the first one.
+        while !rest.is_empty() {
+            for run in walker.runs(at, rest.len() as u64) {
+                let run = run?;
+                // No run is longer than what is left.
+                let (part, behind) = std::mem::take(&mut rest).split_at_mut(run.length as usize);
+                self.guest
+                    .memory
+                    .read_physical(run.phys, part)
+                    .map_err(|error| match error {
+                        DomainError::NoMemory { address, .. } => Fault::NoMemory(address),
+                        error => Fault::Domain(error),
+                    })?;
+                at = at.wrapping_add(run.length);
+                rest = behind;
+            }
         }
         Ok(())
     }

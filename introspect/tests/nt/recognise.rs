@@ -9,9 +9,12 @@ use std::path::Path;
 use std::time::Instant;
 use symbols::SymbolPath;
 
-const PROFILES: [&str; 9] = [
+const PROFILES: [&str; 12] = [
+    "win7-x86",
     "win7-x64",
+    "win8-x64",
     "win81-x64",
+    "win10-x86",
     "win10-1607-x64",
     "win10-1809-x64",
     "win10-1903-x64",

@@ -9,7 +9,7 @@ use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
 
 /// Create a domain in a running service, and print its id
 #[derive(clap::Args, Debug)]
-#[command(group(clap::ArgGroup::new("a guest").required(true).args(["kernel", "nt", "restore"]).multiple(true)))]
+#[command(group(clap::ArgGroup::new("a guest").required(true).args(["kernel", "nt", "restore", "dump"]).multiple(true)))]
 #[command(
     after_help = "Example:\n  kdd create --kernel vmlinuz --initrd initramfs.cpio --append console=ttyS0 \\\n      \
     --memory 512M --console file:console.log --gdb 127.0.0.1:0"

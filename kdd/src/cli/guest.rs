@@ -39,23 +39,27 @@ pub(super) struct GuestArgs {
     /// A saved domain, which brings its machine along
     #[arg(long, value_name = "FILE")]
     restore: Option<PathBuf>,
+    /// A crash dump or memory image: Windows .dmp, ELF vmcore, kdump, LiME or raw. It can be read, not run
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["kernel", "nt", "initrd", "append", "restore", "paused", "no_throttle"])]
+    dump: Option<PathBuf>,
     /// Its name [default: one that is free]
     #[arg(long, value_name = "NAME", value_parser = parse::domain_name)]
     name: Option<String>,
     /// Its RAM: 512M, 2G, 4096K [default: 256M]
-    #[arg(long, value_name = "SIZE", value_parser = parse::memory_size, conflicts_with = "restore")]
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory_size, conflicts_with_all = ["restore", "dump"])]
     memory: Option<u64>,
     /// Its vCPUs, 1 to 8 [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS),
-          conflicts_with = "restore")]
+          conflicts_with_all = ["restore", "dump"])]
     cpus: Option<u32>,
-    #[arg(long, value_name = "MODEL", conflicts_with = "restore", help = cpu_help())]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["restore", "dump"], help = cpu_help())]
     cpu: Option<String>,
     /// What its randomness is made from: the same seed and input give the same run [default: 0]
-    #[arg(long, value_name = "N", conflicts_with = "restore")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["restore", "dump"])]
     seed: Option<u64>,
     /// An isa-debug-exit device at this I/O port: a guest that writes there ends
-    #[arg(long, value_name = "PORT", value_parser = parse::port, conflicts_with = "restore")]
+    #[arg(long, value_name = "PORT", value_parser = parse::port, conflicts_with_all = ["restore", "dump"])]
     debug_exit: Option<u16>,
     /// Start paused: until 'kdd unpause', or until the first debugger attaches and lets it go
     #[arg(long)]
@@ -68,7 +72,7 @@ pub(super) struct GuestArgs {
 impl GuestArgs {
     /// Whether a guest is named.
     pub fn is_named(&self) -> bool {
-        self.kernel.is_some() || self.nt.is_some() || self.restore.is_some()
+        self.kernel.is_some() || self.nt.is_some() || self.restore.is_some() || self.dump.is_some()
     }
 
     /// Prints the profiles of NT-shaped guests if that is what was asked for.
@@ -111,9 +115,9 @@ impl GuestArgs {
         Ok(true)
     }
 
-    /// Whether it is an NT-shaped guest.
-    pub fn is_nt(&self) -> bool {
-        self.nt.is_some()
+    /// Whether WinDbg may want to attach to it: an NT-shaped guest, or a dump of Windows.
+    pub fn may_be_windows(&self) -> bool {
+        self.nt.is_some() || self.dump.is_some()
     }
 
     /// The default NT-shaped guest, if set-up built one and the user named no guest and said nothing about one: it runs
@@ -169,26 +173,29 @@ impl GuestArgs {
             cpu: self.cpu,
             debug_exit: self.debug_exit,
         };
-        let guest = match (self.kernel, self.nt, self.restore) {
-            (_, _, Some(path)) => Guest::Restore {
+        let guest = match (self.kernel, self.nt, self.restore, self.dump) {
+            (_, _, _, Some(path)) => Guest::Dump {
                 path: absolute(path)?,
             },
-            (_, Some(profile), None) => Guest::Nt(NtGuest {
+            (_, _, Some(path), None) => Guest::Restore {
+                path: absolute(path)?,
+            },
+            (_, Some(profile), None, None) => Guest::Nt(NtGuest {
                 folder: crate::nt::folder(&profile)?,
                 options: self.append.unwrap_or_else(|| crate::nt::DEFAULT_OPTIONS.into()),
                 machine,
             }),
-            (Some(kernel), None, None) => Guest::Linux(LinuxGuest {
+            (Some(kernel), None, None, None) => Guest::Linux(LinuxGuest {
                 kernel: absolute(kernel)?,
                 initrd: self.initrd.map(absolute).transpose()?,
                 append: self.append.unwrap_or_default(),
                 machine,
             }),
-            (None, None, None) => {
+            (None, None, None, None) => {
                 return Err(Failure::new(
                     "guest",
                     "none is named",
-                    "name one with --kernel, --nt or --restore",
+                    "name one with --kernel, --nt, --dump or --restore",
                 )
                 .of_kind(FailureKind::Usage));
             }

@@ -86,6 +86,9 @@ fn text(info: &DomainInfo, verbose: bool) -> String {
             line("", &format!("{}: {found}{}", step.what, step.how));
         }
     }
+    if let Some(crash) = &info.guest_crash {
+        line("crash", crash);
+    }
     for endpoint in &summary.endpoints {
         line("endpoint", &format!("{} {}", endpoint.protocol, endpoint.address));
     }

@@ -68,7 +68,9 @@ pub(super) fn attach_lines(endpoint: &EndpointInfo) -> Vec<(&'static str, String
             vec![("windbg", line)]
         }
         (KdAddress::Listen(ListenAddress::Unix(path)), _) => {
-            vec![("r2", format!("r2 winkd://{}", path.display()))]
+            // It knows no map of a kernel, and by default sets no breakpoint outside the maps that it knows.
+            let line = format!("r2 -e dbg.bpinmaps=false -D winkd winkd://{}", path.display());
+            vec![("r2", line)]
         }
         (KdAddress::Connect(to), _) => vec![("kd", format!("connecting to {to}"))],
         (KdAddress::Pty(Some(path)), _) => vec![("kd", format!("serial line {}", path.display()))],
@@ -92,7 +94,10 @@ mod tests {
         };
         let windbg = lines("kd", "0.0.0.0:4440");
         assert_eq!(windbg, ["windbg -k com:ipport=4440,port=127.0.0.1"]);
-        assert_eq!(lines("kd", "unix:/x"), ["r2 winkd:///x"]);
+        assert_eq!(
+            lines("kd", "unix:/x"),
+            ["r2 -e dbg.bpinmaps=false -D winkd winkd:///x"]
+        );
         assert_eq!(lines("kd", "pty:/dev/pts/3"), ["serial line /dev/pts/3"]);
         assert_eq!(lines("gdb", "127.0.0.1:5").len(), 2);
     }

@@ -6,6 +6,8 @@
 mod common;
 mod completions;
 mod create;
+mod dump;
+mod dump_info;
 mod fork;
 mod gdb;
 mod guest;
@@ -25,6 +27,7 @@ mod serve;
 mod state;
 mod threads;
 mod translate;
+mod watch;
 
 use crate::Failure;
 use clap::{Parser, Subcommand};
@@ -67,6 +70,9 @@ enum Command {
     Kd(kd::Args),
     Save(save::Args),
     Fork(fork::Args),
+    Dump(dump::Args),
+    DumpInfo(dump_info::Args),
+    Watch(watch::Args),
     Regs(regs::Args),
     Mem(mem::Args),
     Translate(translate::Args),
@@ -106,6 +112,9 @@ fn execute(command: Command, verbose: u8) -> Result<u8, Failure> {
         Command::Kd(args) => kd::execute(args).map(done),
         Command::Save(args) => save::execute(args).map(done),
         Command::Fork(args) => fork::execute(args).map(done),
+        Command::Dump(args) => dump::execute(args).map(done),
+        Command::DumpInfo(args) => dump_info::execute(&args).map(done),
+        Command::Watch(args) => watch::execute(args).map(done),
         Command::Regs(args) => regs::execute(args).map(done),
         Command::Mem(args) => mem::execute(args).map(done),
         Command::Translate(args) => translate::execute(args).map(done),

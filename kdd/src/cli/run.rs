@@ -30,7 +30,7 @@ const LAST_DEBUGGERS: Duration = Duration::from_secs(2);
     124 when --timeout passes.\n\n\
     Examples:\n  kdd run\n  kdd run --append 'console=ttyS0 nokaslr' --paused --gdb 127.0.0.1:1234\n  \
     kdd run --kernel vmlinux --initrd initramfs.cpio --append console=ttyS0 --memory 1G --cpus 4\n  \
-    kdd run --nt win10-19041-x64"
+    kdd run --nt win10-19041-x64\n  kdd run --dump memory.dmp"
 )]
 pub(super) struct Args {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     gdb: Vec<ListenAddress>,
     /// Let WinDbg attach at HOST:PORT, tcp:HOST:PORT, unix:PATH, connect:HOST:PORT or pty. May be repeated; an NT guest
-    /// has 127.0.0.1:0 where none is named
+    /// and a dump have 127.0.0.1:0 where none is named
     #[arg(long, value_name = "ADDR")]
     kd: Vec<KdAddress>,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(super) fn execute(args: Args) -> Result<u8, Failure> {
     }
     let beside = args.guest.default_nt()?;
     let guest = args.guest.or_default()?;
-    let kd = if args.kd.is_empty() && guest.is_nt() {
+    let kd = if args.kd.is_empty() && guest.may_be_windows() {
         vec![KdAddress::LOOPBACK]
     } else {
         args.kd

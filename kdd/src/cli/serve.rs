@@ -39,7 +39,13 @@ pub(super) fn execute(args: Args) -> Result<u8, Failure> {
     let service = host.service().clone();
     let created = requests
         .into_iter()
-        .map(|request| Ok(service.create(request)?.summary()))
+        .map(|domain| {
+            let managed = service.create(domain.request)?;
+            for rule in domain.watches {
+                service.watch_always(&managed, rule)?;
+            }
+            Ok(managed.summary())
+        })
         .collect::<Result<Vec<_>, Failure>>();
     let result = created
         .and_then(|domains| announce(host.control(), &domains, args.common.json))

@@ -1,7 +1,7 @@
 //! Asks a running service. Blocking: a command asks, prints and ends.
 
 use super::line::LineBuffer;
-use super::message::{MAX_LINE, Outcome, Reply, ReplyLine, Request, RequestLine};
+use super::message::{MAX_LINE, Outcome, Progress, Reply, ReplyLine, Request, RequestLine};
 use super::socket::default_paths;
 use crate::{Failure, FailureKind};
 use std::io::{self, Read, Write};
@@ -61,6 +61,18 @@ impl Client {
     /// # Errors
     /// What the service says, [`FailureKind::Unreachable`] if it goes away, [`FailureKind::TimedOut`].
     pub fn ask(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.ask_and_watch(request, |_| {})
+    }
+
+    /// As [`Client::ask`], and hands on what is told before the answer. The timeout is for all of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ask_and_watch(
+        &mut self,
+        request: Request,
+        mut watch: impl FnMut(Progress),
+    ) -> Result<Reply, Failure> {
         let id = self.next_id;
         self.next_id += 1;
         let mut line = serde_json::to_vec(&RequestLine { id, request })
@@ -78,6 +90,7 @@ impl Client {
                 )
             })?;
             match reply.outcome {
+                Outcome::Progress(progress) if reply.id == id => watch(progress),
                 Outcome::Ok(answer) if reply.id == id => return Ok(answer),
                 // Id 0: the service could not read the request, or has no room for one more client.
                 Outcome::Error(failure) if reply.id == id || reply.id == 0 => return Err(failure),

@@ -32,6 +32,11 @@ impl LineBuffer {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Whether it holds as much as a line may have: nothing more need be read before a line is taken.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() > self.limit
+    }
+
     /// The next whole line, without its end; `None` when more bytes are needed.
     ///
     /// # Errors

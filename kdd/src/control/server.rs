@@ -3,6 +3,7 @@
 //! A request is answered on a thread that may block, because pausing a domain and reading its memory do. What is
 //! asked is [`crate::serve`]'s business; here are only bytes, lines and limits.
 
+use super::caller::Caller;
 use super::line::LineBuffer;
 use super::message::{MAX_LINE, Outcome, ReplyLine, RequestLine};
 use super::socket::PrivateListener;
@@ -109,11 +110,30 @@ async fn connection(mut stream: UnixStream, service: Arc<Service>, number: u64) 
         };
         let (id, outcome) = match parse(&line) {
             Ok(RequestLine { id, request }) => {
-                let answered = tokio::task::spawn_blocking(move || {
-                    let answer = session.answer(request);
+                let (caller, mut updates) = Caller::new();
+                let working = caller.clone();
+                let mut answered = tokio::task::spawn_blocking(move || {
+                    let answer = session.answer(request, &working);
                     (session, answer)
-                })
-                .await;
+                });
+                let answered = loop {
+                    tokio::select! {
+                        answered = &mut answered => break answered,
+                        Some(progress) = updates.recv() => {
+                            if write(&mut stream, id, Outcome::Progress(progress)).await.is_err() {
+                                caller.leave();
+                            }
+                        }
+                        read = stream.read(&mut buffer), if !caller.is_gone() && !lines.is_full() => match read {
+                            Ok(0) | Err(_) => caller.leave(),
+                            Ok(read) => lines.push(&buffer[..read]),
+                        },
+                    }
+                };
+                // What was told just before the answer comes before it.
+                while let Ok(progress) = updates.try_recv() {
+                    write(&mut stream, id, Outcome::Progress(progress)).await?;
+                }
                 let outcome = match answered {
                     Ok((same, answer)) => {
                         session = same;

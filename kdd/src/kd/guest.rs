@@ -180,6 +180,13 @@ impl Guest {
         }
     }
 
+    /// A pointer of the kernel's size.
+    pub fn read_word(&mut self, address: GuestVirtAddr) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let size = self.arch().pointer_size();
+        (self.read_virtual(address, &mut bytes[..size]) == size).then(|| u64::from_le_bytes(bytes))
+    }
+
     /// What the kernel knows of a vCPU.
     pub fn processor(&self, vcpu: VcpuId) -> Option<Processor> {
         self.kernel.as_ref()?.processor(&self.target, vcpu)

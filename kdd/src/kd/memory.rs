@@ -59,6 +59,17 @@ impl Guest {
         done
     }
 
+    /// Whether [`Guest::read_virtual`] may give something else than memory holds for these addresses.
+    pub fn shows_otherwise(&mut self, address: GuestVirtAddr, length: usize) -> bool {
+        if is_user(self.arch(), address) {
+            return false;
+        }
+        let end = address.0.saturating_add(length as u64);
+        let shown = self.shown.as_ref();
+        shown.is_some_and(|(at, bytes)| at.0 < end && address.0 < at.0.saturating_add(bytes.len() as u64))
+            || self.debugger_data_at(address, length).is_some()
+    }
+
     /// Writes virtual memory up to the first byte that can't be.
     pub fn write_virtual(&mut self, address: GuestVirtAddr, bytes: &[u8]) -> usize {
         // A plain word in the middle of an encoded block would be decoded to nonsense by the guest.

@@ -3,7 +3,7 @@
 //! ```text
 //!  bytes ─► protocol::Link ─► KdSession ─┬─ requests ─► memory, context, control_space, breakpoints, search, …
 //!                                 ▲      ├─ run ──────► introspect::Session: stop, step, resume
-//!          TargetEvent ───────────┘      └─ watches ──► bugchecks, modules, prints of the guest
+//!          TargetEvent ───────────┘      └─ watches ──► bugchecks, services, modules, prints of the guest
 //!  bytes ◄─ protocol::Link ◄─ reports (state_change), replies, text
 //! ```
 //!
@@ -19,6 +19,7 @@ mod breakpoints;
 mod bugcheck;
 mod context;
 mod control_space;
+mod crash;
 mod guest;
 mod hardware_breakpoints;
 mod int3;
@@ -31,8 +32,10 @@ mod prints;
 mod reply;
 mod requests;
 mod run;
+mod scan;
 mod search;
 pub mod server;
+mod services;
 mod session;
 mod state_change;
 mod step;

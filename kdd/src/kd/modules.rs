@@ -5,8 +5,8 @@
 
 use super::guest::Guest;
 use super::state_change::ModuleChange;
-use hv_core::VcpuId;
 use hv_core::introspect::{AccessKind, BreakpointKind, Place, StepMode, StepOutcome};
+use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::windows::Module;
 
 /// Modules that are watched; a kernel has some two hundred.
@@ -24,6 +24,13 @@ impl Known {
     /// Whether there is a list to compare with.
     pub fn is_known(&self) -> bool {
         self.modules.is_some()
+    }
+
+    /// Whether a module is at this base.
+    pub fn has(&self, base: GuestVirtAddr) -> bool {
+        self.modules
+            .as_ref()
+            .is_some_and(|modules| modules.iter().any(|module| module.base == base))
     }
 
     /// Takes the list as it is.
@@ -95,6 +102,7 @@ fn change(module: &Module, unload: bool) -> ModuleChange {
     ModuleChange::Module {
         path: module.path.clone(),
         base: module.base,
+        process: 0,
         checksum: module.check_sum,
         size: module.size,
         unload,

@@ -1,13 +1,16 @@
 //! What the guest prints for a debugger, while it runs and without stopping it.
 //!
-//! A kernel hands each finished text to its `DebugPrint` (a counted string is the first argument), whether or not a
-//! debugger is there. A breakpoint whose condition is never true reads it on the vCPU's own thread.
+//! A kernel hands each finished text to its `DebugPrint` (a counted string is the first argument), and that to the
+//! print service of `int 2d` (the text's address and length). Breakpoints whose conditions are never true read it there
+//! on the vCPU's own thread: the interrupt's handler is found by the IDT, in any kernel; `DebugPrint`, for kernels that
+//! leave the interrupt out when no debugger is enabled, by the PDB. What comes by both ways counts once.
 
 use hv_core::GuestVirtAddr;
 use hv_core::introspect::{Condition, StopContext};
 use hv_core::regs::gpr;
 use introspect::windows::Arch;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The kernel's function.
 pub(super) const SYMBOL: &str = "DebugPrint";
@@ -27,7 +30,12 @@ struct Waiting {
     texts: Vec<Vec<u8>>,
     bytes: usize,
     lost: u64,
+    /// Addresses and lengths of texts that `DebugPrint` has: the interrupt that follows isn't another one.
+    expected: VecDeque<(u64, u16)>,
 }
+
+/// Texts between `DebugPrint` and its interrupt: one for each processor, and threads that were preempted there.
+const MOST_EXPECTED: usize = 16;
 
 impl Printer {
     /// For the session that `wake` wakes.
@@ -40,16 +48,51 @@ impl Printer {
 
     /// What was printed since the last call.
     pub fn take(&self) -> Vec<Vec<u8>> {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut texts = waiting.texts;
-        if waiting.lost > 0 {
-            texts.push(format!("[kdd: {} texts are lost: they came too fast]\n", waiting.lost).into_bytes());
+        let mut waiting = self.lock();
+        let mut texts = std::mem::take(&mut waiting.texts);
+        let lost = std::mem::take(&mut waiting.lost);
+        waiting.bytes = 0;
+        drop(waiting);
+        if lost > 0 {
+            texts.push(format!("[kdd: {lost} texts are lost: they came too fast]\n").into_bytes());
         }
         texts
     }
 
-    fn put(&self, text: &[u8]) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The print service has the text at an address.
+    pub fn put_from(&self, at: &mut dyn StopContext, buffer: u64, length: u16) {
+        let mut waiting = self.lock();
+        let known = waiting.expected.iter().position(|it| *it == (buffer, length));
+        if let Some(index) = known {
+            waiting.expected.remove(index);
+            return;
+        }
+        drop(waiting);
+        self.put(at, buffer, length);
+    }
+
+    /// `DebugPrint` has it, and will hand it to the print service.
+    fn put_first(&self, at: &mut dyn StopContext, buffer: u64, length: u16) {
+        let mut waiting = self.lock();
+        if waiting.expected.len() >= MOST_EXPECTED {
+            waiting.expected.pop_front();
+        }
+        waiting.expected.push_back((buffer, length));
+        drop(waiting);
+        self.put(at, buffer, length);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, at: &mut dyn StopContext, buffer: u64, length: u16) {
+        let mut text = [0; MOST_TEXT];
+        let text = &mut text[..usize::from(length).min(MOST_TEXT)];
+        if !at.read_virtual(GuestVirtAddr(buffer), text) {
+            return;
+        }
+        let mut waiting = self.lock();
         if waiting.lost > 0 || waiting.bytes + text.len() > MOST_WAITING {
             waiting.lost += 1;
             return;
@@ -72,16 +115,17 @@ pub(super) struct AtDebugPrint {
 
 impl Condition for AtDebugPrint {
     fn should_stop(&self, at: &mut dyn StopContext) -> bool {
-        let mut text = [0; MOST_TEXT];
-        if let Some(length) = self.read(at, &mut text) {
-            self.printer.put(&text[..length]);
+        if let Some((buffer, length)) = self.string(at) {
+            self.printer.put_first(at, buffer, length);
         }
         false
     }
 }
 
 impl AtDebugPrint {
-    fn read(&self, at: &mut dyn StopContext, text: &mut [u8; MOST_TEXT]) -> Option<usize> {
+    /// The buffer and the length of the first argument, a STRING: Length, MaximumLength, Buffer, each aligned to its
+    /// size.
+    fn string(&self, at: &mut dyn StopContext) -> Option<(u64, u16)> {
         let word = |at: &mut dyn StopContext, address: u64, size: usize| {
             let mut bytes = [0; 8];
             at.read_virtual(GuestVirtAddr(address), &mut bytes[..size])
@@ -94,10 +138,8 @@ impl AtDebugPrint {
                 (word(at, argument, 4)?, 4)
             }
         };
-        // STRING: Length, MaximumLength, Buffer, each aligned to its size.
-        let length = (word(at, string, 2)? as usize).min(MOST_TEXT);
+        let length = word(at, string, 2)? as u16;
         let buffer = word(at, string.wrapping_add(size as u64), size)?;
-        at.read_virtual(GuestVirtAddr(buffer), &mut text[..length])
-            .then_some(length)
+        Some((buffer, length))
     }
 }

@@ -86,7 +86,7 @@ impl KdSession {
             Api::ReadMsr => msr::read(guest, vcpu, header, reply),
             Api::WriteMsr => msr::write(guest, vcpu, header, reply),
             Api::ReadIoSpace | Api::WriteIoSpace | Api::ReadIoSpaceExtended | Api::WriteIoSpaceExtended => {
-                io::port(api, header, reply);
+                io::port(guest.domain(), api, header, reply);
             }
             Api::GetBusData | Api::SetBusData => io::bus(header, reply),
             Api::GetVersion => {
@@ -104,10 +104,7 @@ impl KdSession {
             }
             Api::SwitchProcessor => self.switch_processor(vcpu, now),
             Api::Reboot => self.reboot(now),
-            Api::CauseBugCheck => self.say(
-                "kdd: a bugcheck can't be caused from outside; 'kdd dump' writes a crash dump of the guest as it is\n",
-                now,
-            ),
+            Api::CauseBugCheck => self.cause_bugcheck(now),
             // Kernels answer none of these: only `wt` sends them.
             Api::ClearAllInternalBreakpoints
             | Api::SetSpecialCall

@@ -40,7 +40,7 @@ impl KdSession {
     }
 
     /// Reports a breakpoint: a kernel's word for most stops.
-    fn report_break(&mut self, vcpu: VcpuId, now: Instant) {
+    pub(super) fn report_break(&mut self, vcpu: VcpuId, now: Instant) {
         self.begin_stop(vcpu, now);
         let report = state_change::exception(&mut self.guest, NtStatus::BREAKPOINT, &[0], &self.debug);
         self.finish_stop(report, now);
@@ -54,14 +54,14 @@ impl KdSession {
         self.finish_stop(report, now);
     }
 
-    fn report_module(&mut self, change: &ModuleChange, now: Instant) {
+    pub(super) fn report_module(&mut self, change: &ModuleChange, now: Instant) {
         self.ending = *change == ModuleChange::Everything;
         let report = state_change::load_symbols(&mut self.guest, change, &self.debug);
         self.may_lapse = true;
         self.finish_stop(report, now);
     }
 
-    fn begin_stop(&mut self, vcpu: VcpuId, now: Instant) {
+    pub(super) fn begin_stop(&mut self, vcpu: VcpuId, now: Instant) {
         self.say_printed(now);
         self.may_lapse = false;
         self.awaited = None;
@@ -83,6 +83,7 @@ impl KdSession {
     fn finish_stop(&mut self, report: Report, now: Instant) {
         self.table
             .remove_in(report.address, report.length.max(MAX_STREAM));
+        self.break_wanted &= self.may_lapse;
         self.report = report.payload;
         self.state = State::Stopped;
         self.asked = false;
@@ -132,9 +133,12 @@ impl KdSession {
             self.say(&why, now);
             return self.report_break(self.guest.current, now);
         }
+        let break_wanted = std::mem::take(&mut self.break_wanted);
         if std::mem::take(&mut self.ending) {
             self.link.restart();
             self.awaited = Some(Awaited::Kernel);
+        } else if break_wanted && !trace {
+            return self.report_break(self.guest.current, now);
         }
         self.noted = false;
         self.install();
@@ -149,7 +153,7 @@ impl KdSession {
     }
 
     /// Gives the engine what the host wants to stop at.
-    fn install(&mut self) {
+    pub(super) fn install(&mut self) {
         let arch = self.guest.arch();
         let hardware = self.debug.wanted(arch);
         let mut wanted: Vec<_> = self.table.wanted().collect();
@@ -158,7 +162,7 @@ impl KdSession {
     }
 
     /// Why nothing can run, if that is so.
-    fn cannot_run(&self) -> Option<String> {
+    pub(super) fn cannot_run(&self) -> Option<String> {
         match self.guest.domain().state() {
             DomainState::Crashed(reason) => Some(crash_text(&reason)),
             DomainState::ShutDown => Some("kdd: the guest has shut down\n".into()),
@@ -230,6 +234,7 @@ impl KdSession {
         match self.watches.own(ids) {
             Some(Own::Bugcheck) => return self.bugcheck(vcpu, now),
             Some(Own::Int3) => return self.int3(vcpu, now),
+            Some(Own::Service) => return self.service(vcpu, now),
             Some(Own::Modules) if !self.installed.has_any(ids) => return self.modules_written(vcpu, now),
             _ => {}
         }
@@ -249,7 +254,7 @@ impl KdSession {
         self.report_break(vcpu, now);
     }
 
-    fn bugcheck(&mut self, vcpu: VcpuId, now: Instant) {
+    pub(super) fn bugcheck(&mut self, vcpu: VcpuId, now: Instant) {
         self.begin_stop(vcpu, now);
         let text = bugcheck::text(&mut self.guest);
         self.say(&text, now);
@@ -323,6 +328,7 @@ impl KdSession {
         self.table.clear();
         self.debug = Default::default();
         self.changes.clear();
+        self.question = None;
         self.installed.make(&self.guest.session, &[]);
         self.guest.forget_kernel();
         self.guest.current = VcpuId(0);
@@ -352,7 +358,8 @@ impl KdSession {
                 }
             }
             TargetEvent::Woken => self.say_printed(now),
-            TargetEvent::Reset => self.was_reset(now),
+            TargetEvent::Reset(_) => self.was_reset(now),
+            TargetEvent::GuestCrash(crash) => self.say(&format!("kdd: {crash}\n"), now),
             TargetEvent::ShutDown | TargetEvent::DebugExit(_) => self.say_gone("has shut down", now),
             TargetEvent::Stopped { .. }
             | TargetEvent::Crashed(_)
@@ -403,7 +410,7 @@ impl KdSession {
         }
     }
 
-    fn say_printed(&mut self, now: Instant) {
+    pub(super) fn say_printed(&mut self, now: Instant) {
         for text in self.watches.printed() {
             self.print(&text, now);
         }

@@ -2,15 +2,18 @@
 
 use super::guest::Guest;
 use super::reply::Reply;
+use super::scan::Scan;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
-use memchr::memmem;
 use protocol::manipulate::{Fill, Manipulate, Search, fill};
 use protocol::status::NtStatus;
+use std::ops::ControlFlow;
 
 /// Bytes that one search looks at; a host waits less than half a second.
 const MOST_SEARCHED: u64 = 256 << 20;
 /// Pages and holes that one search goes through.
 const MOST_PIECES: u32 = 1 << 16;
+/// Bytes that one piece holds at most, and a multiple of what it is aligned to: as much as a large page.
+const PIECE: u64 = 2 << 20;
 /// Bytes that one request fills.
 const MOST_FILLED: u64 = 64 << 20;
 const CHUNK: usize = 1 << 16;
@@ -44,29 +47,47 @@ fn find(
         return Err(NtStatus::INVALID_PARAMETER);
     }
     let last = start.0.saturating_add(length - 1);
-    let overlap = pattern.len() - 1;
-    let finder = memmem::Finder::new(pattern);
-    // Begins with what is left of the bytes before, where they are adjacent.
-    let mut window = vec![0; CHUNK + overlap];
-    let mut carried = 0;
+    let mut scan = Scan::new(pattern);
+    let mut buffer = Vec::new();
     let mut at = start.0;
     let mut searched = 0;
     for _ in 0..MOST_PIECES {
-        let wanted = (last - at).saturating_add(1).min(CHUNK as u64) as usize;
-        let got = guest.read_virtual(GuestVirtAddr(at), &mut window[carried..carried + wanted]);
-        let filled = carried + got;
-        if let Some(index) = finder.find(&window[..filled]) {
-            let base = at.wrapping_sub(carried as u64);
-            return Ok(Some(GuestVirtAddr(base.wrapping_add(index as u64))));
+        let mut wanted = (last - at).saturating_add(1).min(PIECE - at % PIECE) as usize;
+        let from = GuestVirtAddr(at);
+        let mut found = None;
+        let got = if guest.shows_otherwise(from, wanted) {
+            wanted = wanted.min(CHUNK);
+            buffer.resize(wanted, 0);
+            let got = guest.read_virtual(from, &mut buffer);
+            found = scan.take(&buffer[..got]);
+            got
+        } else {
+            let space = guest.space(from);
+            let mut look = |bytes: &[u8]| {
+                found = scan.take(bytes);
+                if found.is_some() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            guest
+                .target
+                .visit_virtual(space, from, wanted, &mut look)
+                .unwrap_or(0)
+        };
+        if let Some(back) = found {
+            // So far before the end of what was looked at.
+            return Ok(Some(GuestVirtAddr(
+                at.wrapping_add(got as u64).wrapping_sub(back as u64),
+            )));
         }
         searched += got as u64;
         let next = if got == wanted {
-            carried = overlap.min(filled);
-            window.copy_within(filled - carried..filled, 0);
             at.checked_add(got as u64)
         } else {
             // From the hole that ended this piece to what is behind it.
-            carried = 0;
+            scan.forget();
             let hole = GuestVirtAddr(at.saturating_add(got as u64));
             let space = guest.space(hole);
             match guest.target.region(space, hole) {

@@ -19,6 +19,7 @@ use super::hardware_breakpoints::DebugRegisters;
 use super::kernel::Recogniser;
 use super::prints::Printer;
 use super::reply::Reply;
+use super::services::Question;
 use super::state_change::{ModuleChange, PROCESSOR_LEVEL};
 use super::step::Step;
 use super::stops::Installed;
@@ -79,6 +80,10 @@ pub struct KdSession {
     pub(super) rebooting: bool,
     /// Another debugger's stops were noted since the guest was resumed.
     pub(super) noted: bool,
+    /// What the guest asks the host, while it waits for the answer.
+    pub(super) question: Option<Question>,
+    /// A break-in came at a report of a module, which hosts let pass by themselves: the guest stops once more.
+    pub(super) break_wanted: bool,
 }
 
 /// What the host takes the guest to be doing.
@@ -89,6 +94,8 @@ pub(super) enum State {
     Stepping(VcpuId, Step),
     /// Reported.
     Stopped,
+    /// It waits for the host's answer to a question.
+    Asking,
 }
 
 /// What a host waits for.
@@ -136,6 +143,8 @@ impl KdSession {
             given_back: None,
             rebooting: false,
             noted: false,
+            question: None,
+            break_wanted: false,
         }
     }
 
@@ -149,10 +158,15 @@ impl KdSession {
                 Event::BreakIn => self.break_in(now),
                 Event::Reset { repeated } => self.reset(repeated, now),
                 Event::Resend if self.state == State::Stopped => self.repeat_report(now),
+                Event::Resend if self.state == State::Asking => self.ask(now),
                 Event::Data {
                     packet_type: PacketType::StateManipulate,
                     payload,
                 } => self.request(&payload, now),
+                Event::Data {
+                    packet_type: PacketType::DebugIo,
+                    payload,
+                } if self.state == State::Asking => self.answered(&payload),
                 // Answers to questions that were never asked.
                 Event::Resend | Event::Data { .. } => {}
             }
@@ -195,8 +209,10 @@ impl KdSession {
         }
         if self.silence.is_some_and(|at| at <= now) {
             self.silence = None;
-            if self.state == State::Stopped && self.link.is_idle() {
-                self.repeat_report(now);
+            match self.state {
+                State::Stopped if self.link.is_idle() => self.repeat_report(now),
+                State::Asking if self.link.is_idle() => self.ask(now),
+                _ => {}
             }
         }
         if let Some((at, delay)) = self.look
@@ -213,20 +229,23 @@ impl KdSession {
     }
 
     fn break_in(&mut self, now: Instant) {
+        // A kernel that waits for its host there keeps the break-in for later.
+        self.break_wanted |= self.state == State::Stopped && self.may_lapse;
         match self.state {
             State::Running | State::Stepping(..) => self.stop(now),
             // A host that has asked something knows that the guest is stopped.
             State::Stopped if self.link.is_idle() && !self.asked => self.repeat_report(now),
-            State::Stopped if self.link.is_idle() => self.silence = Some(now + SILENCE),
-            State::Stopped => {}
+            State::Stopped | State::Asking if self.link.is_idle() => self.silence = Some(now + SILENCE),
+            State::Stopped | State::Asking => {}
         }
     }
 
     fn reset(&mut self, repeated: bool, now: Instant) {
         tracing::debug!(repeated, state = ?self.state, "the host begins anew");
         match self.state {
-            State::Stopped if repeated => {}
+            State::Stopped | State::Asking if repeated => {}
             State::Stopped => self.repeat_report(now),
+            State::Asking => self.ask(now),
             State::Stepping(..) => self.stop(now),
             State::Running => {
                 // What WinDbg makes of a stop without a kernel is no use to anybody: it waits.

@@ -32,6 +32,8 @@ pub(super) enum ModuleChange {
     Module {
         path: String,
         base: GuestVirtAddr,
+        /// The process it is for; 0 for drivers.
+        process: u64,
         checksum: u32,
         size: u32,
         unload: bool,
@@ -68,6 +70,7 @@ pub(super) fn load_symbols(guest: &mut Guest, module: &ModuleChange, debug: &Deb
         ModuleChange::Module {
             path,
             base,
+            process,
             checksum,
             size,
             unload,
@@ -76,6 +79,7 @@ pub(super) fn load_symbols(guest: &mut Guest, module: &ModuleChange, debug: &Deb
             name.extend(path.chars().take(255).map(|c| u8::try_from(c).unwrap_or(b'?')));
             name.push(0);
             symbols.base = guest.wire(*base).into();
+            symbols.process_id = (*process).into();
             symbols.checksum = (*checksum).into();
             symbols.size = (*size).into();
             symbols.unload = u8::from(*unload);

@@ -7,9 +7,18 @@ use introspect::Session;
 #[derive(Default)]
 pub(super) struct Installed {
     list: Vec<(Place, BreakpointKind, BreakpointId)>,
+    private: bool,
 }
 
 impl Installed {
+    /// Those whose stops other debuggers need not hear of.
+    pub fn private() -> Installed {
+        Installed {
+            private: true,
+            ..Installed::default()
+        }
+    }
+
     /// Inserts what is missing and removes what isn't wanted any more. What is both costs nothing.
     pub fn make(&mut self, session: &Session, wanted: &[(Place, BreakpointKind)]) {
         self.list.retain(|(place, kind, id)| {
@@ -28,7 +37,12 @@ impl Installed {
                 kind,
                 condition: None,
             };
-            match session.insert_breakpoint(breakpoint) {
+            let inserted = if self.private {
+                session.insert_private_breakpoint(breakpoint)
+            } else {
+                session.insert_breakpoint(breakpoint)
+            };
+            match inserted {
                 Ok(id) => self.list.push((place, kind, id)),
                 Err(error) => tracing::warn!(?place, %error, "a breakpoint can't be set"),
             }

@@ -6,14 +6,13 @@
 mod address;
 mod console_target;
 mod kd_address;
-mod listen;
 mod name;
 mod size;
 
 pub use address::{address, hex_bytes, port};
 pub use console_target::ConsoleTarget;
+pub use endpoint::ListenAddress;
 pub use kd_address::KdAddress;
-pub use listen::ListenAddress;
 pub use name::{domain_name, looks_like_an_id};
 pub use size::{length, memory_size};
 

@@ -3,6 +3,7 @@
 use super::pause::Held;
 use super::{Managed, Service};
 use crate::Failure;
+use crate::control::caller::Caller;
 use crate::control::message::{PROTOCOL_VERSION, Reply, Request};
 use std::sync::Arc;
 
@@ -27,16 +28,16 @@ impl ControlSession {
     ///
     /// # Errors
     /// What the client is to tell its user.
-    pub fn answer(&mut self, request: Request) -> Result<Reply, Failure> {
+    pub fn answer(&mut self, request: Request, caller: &Caller) -> Result<Reply, Failure> {
         tracing::info!(client = self.number, ?request, "asked");
-        let answer = self.dispatch(request);
+        let answer = self.dispatch(request, caller);
         if let Err(failure) = &answer {
             tracing::info!(client = self.number, %failure, "refused");
         }
         answer
     }
 
-    fn dispatch(&mut self, request: Request) -> Result<Reply, Failure> {
+    fn dispatch(&mut self, request: Request, caller: &Caller) -> Result<Reply, Failure> {
         let service = &self.service;
         let done = |()| Reply::Done;
         match request {
@@ -78,6 +79,11 @@ impl ControlSession {
                 let bytes = service.save(&service.find(&domain)?, &path)?;
                 Ok(Reply::Saved { path, bytes })
             }
+            Request::Watch(request) => {
+                let incidents = service.watch(&request, caller)?;
+                Ok(Reply::Watched { incidents })
+            }
+            Request::Dump(request) => service.dump(&request, caller).map(Reply::Dumped),
             Request::Fork {
                 domain,
                 count,

@@ -11,16 +11,30 @@
 //! console = "file:build.log"
 //! gdb = ["127.0.0.1:1234"]
 //!
+//! [[domain.watch]]              # as 'kdd watch'; a domain may have several
+//! on = ["crash", "panic"]
+//! dump = "/var/crash"
+//! keep = 5
+//! keep-bytes = "20G"
+//! exec = "./notify.sh"          # runs in this file's folder
+//! then = "reset"
+//!
 //! [[domain]]
 //! nt = "win10-19041-x64"        # or a profile's JSON file
 //!
 //! [[domain]]
 //! restore = "yesterday.state"
 //! paused = true
+//!
+//! [[domain]]
+//! dump = "memory.dmp"
 //! ```
 
 use crate::Failure;
-use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
+use crate::control::message::{
+    CreateRequest, DEFAULT_EXEC_LIMIT, DumpFormat, Guest, LinuxGuest, Machine, NtGuest, Then, Trigger,
+    WatchRule,
+};
 use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -44,6 +58,7 @@ struct DomainTable {
     initrd: Option<PathBuf>,
     append: Option<String>,
     restore: Option<PathBuf>,
+    dump: Option<PathBuf>,
     memory: Option<String>,
     cpus: Option<u32>,
     seed: Option<u64>,
@@ -58,13 +73,54 @@ struct DomainTable {
     gdb: Vec<ListenAddress>,
     #[serde(default)]
     kd: Vec<KdAddress>,
+    #[serde(default)]
+    watch: Vec<WatchTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct WatchTable {
+    on: Vec<Trigger>,
+    dump: Option<PathBuf>,
+    format: Option<DumpFormat>,
+    keep: Option<u32>,
+    keep_bytes: Option<String>,
+    exec: Option<String>,
+    exec_limit: Option<u64>,
+    #[serde(default)]
+    then: Then,
+}
+
+impl WatchTable {
+    fn rule(self, directory: &Path) -> Result<WatchRule, String> {
+        Ok(WatchRule {
+            on: self.on,
+            dump: self.dump.map(|path| directory.join(path)),
+            format: self.format,
+            keep: self.keep,
+            keep_bytes: self.keep_bytes.as_deref().map(parse::length).transpose()?,
+            exec: self.exec,
+            exec_directory: Some(directory.to_owned()),
+            exec_limit: self.exec_limit.unwrap_or(DEFAULT_EXEC_LIMIT),
+            then: self.then,
+        })
+    }
+}
+
+/// A domain of the file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Configured {
+    /// How it is created.
+    pub request: CreateRequest,
+    /// What is waited for in it.
+    pub watches: Vec<WatchRule>,
 }
 
 /// Reads a configuration file.
 ///
 /// # Errors
 /// It can't be read, or says something that makes no sense; the failure names the line.
-pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
+pub fn read(path: &Path) -> Result<Vec<Configured>, Failure> {
     let what = format!("config {}", path.display());
     let text = std::fs::read_to_string(path).map_err(|e| Failure::new(&what, e, "check the path"))?;
     let directory = std::path::absolute(path)
@@ -75,7 +131,7 @@ pub fn read(path: &Path) -> Result<Vec<CreateRequest>, Failure> {
         .map_err(|why| Failure::new(&what, why, "'kdd serve --help' shows an example"))
 }
 
-fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String> {
+fn parse_text(text: &str, directory: &Path) -> Result<Vec<Configured>, String> {
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error
             .span()
@@ -86,13 +142,21 @@ fn parse_text(text: &str, directory: &Path) -> Result<Vec<CreateRequest>, String
     file.domain
         .into_iter()
         .enumerate()
-        .map(|(index, table)| {
+        .map(|(index, mut table)| {
             let name = table.name.clone();
             let which = name.map_or_else(
                 || format!("domain {}", index + 1),
                 |name| format!("domain '{name}'"),
             );
-            table.request(directory).map_err(|why| format!("{which}: {why}"))
+            let watches = std::mem::take(&mut table.watch);
+            let watches = watches.into_iter().map(|watch| watch.rule(directory));
+            let watches = watches.collect::<Result<_, _>>();
+            watches
+                .and_then(|watches| {
+                    let request = table.request(directory)?;
+                    Ok(Configured { request, watches })
+                })
+                .map_err(|why| format!("{which}: {why}"))
         })
         .collect()
 }
@@ -107,9 +171,17 @@ impl DomainTable {
             || self.seed.is_some()
             || self.cpu.is_some()
             || self.debug_exit.is_some();
-        let named = [self.kernel.is_some(), self.nt.is_some(), self.restore.is_some()];
+        let named = [
+            self.kernel.is_some(),
+            self.nt.is_some(),
+            self.restore.is_some(),
+            self.dump.is_some(),
+        ];
         if named.iter().filter(|named| **named).count() > 1 {
-            return Err("it has several of kernel, nt and restore: name one of them".into());
+            return Err("it has several of kernel, nt, restore and dump: name one of them".into());
+        }
+        if self.dump.is_some() && (is_machine || self.paused) {
+            return Err("a dump can only be read: leave memory, cpus, paused, … out".into());
         }
         if self.restore.is_some() && is_machine {
             return Err("a saved state brings its machine along: leave memory, cpus, … out".into());
@@ -124,15 +196,17 @@ impl DomainTable {
             cpu: self.cpu,
             debug_exit: self.debug_exit,
         };
-        let guest = match (self.kernel, self.nt, self.restore) {
-            (Some(kernel), _, _) => Guest::Linux(LinuxGuest {
+        let guest = match (self.kernel, self.nt, self.restore, self.dump) {
+            (Some(kernel), _, _, _) => Guest::Linux(LinuxGuest {
                 kernel: place(kernel),
                 initrd: self.initrd.map(place),
                 append: self.append.unwrap_or_default(),
                 machine,
             }),
-            (_, Some(_), _) if self.initrd.is_some() => return Err("an NT-shaped guest has no initrd".into()),
-            (_, Some(profile), _) => {
+            (_, Some(_), _, _) if self.initrd.is_some() => {
+                return Err("an NT-shaped guest has no initrd".into());
+            }
+            (_, Some(profile), _, _) => {
                 // A file is relative to ours; a built-in profile has a name alone.
                 let profile = match Path::new(&profile).extension() {
                     Some(_) => place(profile.into()).to_string_lossy().into_owned(),
@@ -144,8 +218,11 @@ impl DomainTable {
                     machine,
                 })
             }
-            (_, _, Some(path)) => Guest::Restore { path: place(path) },
-            (None, None, None) => return Err("it has no guest: name a kernel, or a state to restore".into()),
+            (_, _, Some(path), _) => Guest::Restore { path: place(path) },
+            (_, _, _, Some(path)) => Guest::Dump { path: place(path) },
+            (None, None, None, None) => {
+                return Err("it has no guest: name a kernel, or a state to restore".into());
+            }
         };
         let console = match self.console {
             ConsoleTarget::Stdio => return Err("console stdio is for 'kdd run'".into()),
@@ -182,7 +259,24 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<CreateRequest>, String> {
-        parse_text(text, Path::new("/etc/kdd"))
+        let domains = parse_text(text, Path::new("/etc/kdd"))?;
+        Ok(domains.into_iter().map(|domain| domain.request).collect())
+    }
+
+    #[test]
+    fn watches_are_read_with_their_defaults() {
+        let text = "[[domain]]\nkernel = 'k'\n[[domain.watch]]\non = ['crash', 'breakpoint=panic']\ndump = 'crash'\n\
+                    keep-bytes = '1G'\nthen = 'reset'\n";
+        let domains = parse_text(text, Path::new("/etc/kdd")).unwrap();
+        let rule = &domains[0].watches[0];
+        assert_eq!(rule.on, [Trigger::Crash, Trigger::Breakpoint("panic".into())]);
+        assert_eq!(rule.dump.as_deref(), Some(Path::new("/etc/kdd/crash")));
+        assert_eq!(
+            (rule.keep_bytes, rule.then, rule.exec_limit),
+            (Some(1 << 30), Then::Reset, 60)
+        );
+        let wrong = "[[domain]]\nkernel = 'k'\n[[domain.watch]]\non = ['thunder']\n";
+        assert!(parse(wrong).unwrap_err().contains("thunder"));
     }
 
     #[test]

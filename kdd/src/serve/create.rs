@@ -1,15 +1,39 @@
-//! New domains: from a kernel, or from a saved state.
+//! New domains: from a kernel, a saved state, or a crash dump.
 
 use super::console::ConsoleSink;
 use super::{Managed, Service, guest_files, lock};
 use crate::Failure;
 use crate::control::message::{CreateRequest, Guest, LinuxGuest, Machine, NtGuest};
 use crate::parse;
+use dump::DumpDomain;
+use hv_core::domain::Hardware;
+use hv_core::introspect::{Introspect, ReadRegisters};
 use hv_core::machine::{CreateError, GuestImage, MachineConfig};
-use hv_core::{Domain, DomainConfig, HypervisorError};
+use hv_core::{Domain, DomainConfig, HypervisorError, Registration};
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
+
+/// A domain in the making.
+struct New {
+    domain: Arc<dyn Introspect>,
+    hardware: Hardware,
+    /// What it is, in words.
+    guest: String,
+    /// Keeps the name of a domain that the hypervisor doesn't list.
+    registration: Option<Registration>,
+}
+
+impl New {
+    fn running_here(domain: Arc<Domain>, guest: String) -> New {
+        New {
+            hardware: domain.hardware().clone(),
+            domain,
+            guest,
+            registration: None,
+        }
+    }
+}
 
 impl Service {
     /// Creates a domain with its console and its endpoints, all of it or nothing, and lets it run.
@@ -34,18 +58,16 @@ impl Service {
         }
         let console = ConsoleSink::open(&request.console, &self.runtime)?;
         // It starts paused, so that nothing it prints and no stop of it is missed.
-        let (domain, guest) = match request.guest {
+        let new = match request.guest {
             Guest::Linux(linux) => self.create_linux(linux, request.name, request.throttle)?,
             Guest::Nt(nt) => self.create_nt(nt, request.name, request.throttle)?,
             Guest::Restore { path } => self.restore(&path, request.name)?,
+            Guest::Dump { path } => self.open_dump(&path, request.name)?,
         };
-        let managed = self.adopt(Managed::new(
-            domain.clone(),
-            domain.hardware().clone(),
-            guest,
-            console,
-            1,
-        ));
+        let pauses = u32::from(new.domain.control_run().is_some());
+        let mut managed = Managed::new(new.domain, new.hardware, new.guest, console, pauses);
+        managed.registration = new.registration;
+        let managed = self.adopt(managed);
         managed.connect_console();
         for address in &request.gdb {
             if let Err(failure) = self.listen(&managed, address) {
@@ -67,18 +89,16 @@ impl Service {
     /// # Errors
     /// It has ended meanwhile.
     pub fn start(&self, managed: &Managed, paused: bool) -> Result<(), Failure> {
+        if managed.domain().control_run().is_none() {
+            return Ok(());
+        }
         if paused {
             managed.wait_for_debugger()?;
         }
         managed.unpause()
     }
 
-    fn create_linux(
-        &self,
-        linux: LinuxGuest,
-        name: Option<String>,
-        throttle: bool,
-    ) -> Result<(Arc<Domain>, String), Failure> {
+    fn create_linux(&self, linux: LinuxGuest, name: Option<String>, throttle: bool) -> Result<New, Failure> {
         let machine = linux.machine;
         let kernel = guest_files::kernel(&linux.kernel)?;
         let initrd = linux
@@ -100,32 +120,52 @@ impl Service {
             .hypervisor
             .create(domain_config(machine, image, name, throttle))
             .map_err(|error| refused(&format!("kernel {}", linux.kernel.display()), &error))?;
-        Ok((domain, words))
+        Ok(New::running_here(domain, words))
     }
 
-    fn create_nt(
-        &self,
-        nt: NtGuest,
-        name: Option<String>,
-        throttle: bool,
-    ) -> Result<(Arc<Domain>, String), Failure> {
+    fn create_nt(&self, nt: NtGuest, name: Option<String>, throttle: bool) -> Result<New, Failure> {
         let (boot, described) = guest_files::nt(&nt.folder, &nt.options)?;
         let words = format!("NT-shaped guest {described}, loader options \"{}\"", nt.options);
         let domain = self
             .hypervisor
             .create(domain_config(nt.machine, GuestImage::Nt(boot), name, throttle))
             .map_err(|error| refused(&format!("NT-shaped guest {}", nt.folder.display()), &error))?;
-        Ok((domain, words))
+        Ok(New::running_here(domain, words))
     }
 
-    fn restore(&self, path: &Path, name: Option<String>) -> Result<(Arc<Domain>, String), Failure> {
+    fn restore(&self, path: &Path, name: Option<String>) -> Result<New, Failure> {
         let what = format!("saved domain {}", path.display());
         let mut reader = BufReader::with_capacity(1 << 20, guest_files::open(path, &what)?);
         let domain = self
             .hypervisor
             .restore(&mut reader, name.as_deref(), true)
             .map_err(|error| refused(&what, &error))?;
-        Ok((domain, format!("restored from {}", path.display())))
+        let words = format!("restored from {}", path.display());
+        Ok(New::running_here(domain, words))
+    }
+
+    fn open_dump(&self, path: &Path, name: Option<String>) -> Result<New, Failure> {
+        let image = dump::open(path)
+            .map_err(|error| Failure::new(format_args!("dump {}", path.display()), error, OPEN_HINT))?;
+        let words = format!("{} {}", image.description().format, path.display());
+        let registration = self
+            .hypervisor
+            .register(name.as_deref())
+            .map_err(|error| refused(&words, &error))?;
+        let memory_bytes = image.ram().iter().map(|range| range.count).sum::<u64>() * dump::PAGE_SIZE as u64;
+        let domain = DumpDomain::new(registration.id(), registration.name().to_owned(), image);
+        Ok(New {
+            hardware: Hardware {
+                memory_bytes,
+                vcpus: domain.vcpu_count(),
+                seed: 0,
+                cpu_model: "as in the dump".into(),
+                debug_exit: None,
+            },
+            domain: Arc::new(domain),
+            guest: words,
+            registration: Some(registration),
+        })
     }
 
     /// Before anything is read: the name is what most often is in the way.
@@ -138,6 +178,9 @@ impl Service {
 }
 
 /// A domain that begins paused.
+/// What to do with a dump that can't be opened.
+pub(crate) const OPEN_HINT: &str = "'kdd dump-info FILE' says what it is";
+
 fn domain_config(machine: Machine, guest: GuestImage, name: Option<String>, throttle: bool) -> DomainConfig {
     DomainConfig {
         name,

@@ -1,6 +1,6 @@
 //! A domain in short and in full.
 
-use super::{Managed, lock};
+use super::{Managed, guest_crash, lock};
 use crate::Failure;
 use crate::control::message::{DomainInfo, DomainSummary, VcpuInfo};
 use hv_core::VcpuId;
@@ -73,6 +73,7 @@ impl Managed {
             vcpu_states,
             sessions: sessions.collect(),
             os: self.os_info(symbols),
+            guest_crash: domain.guest_crash().as_ref().map(guest_crash::words),
             state_hash,
         })
     }

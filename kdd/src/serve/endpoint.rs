@@ -32,18 +32,11 @@ impl Service {
         managed: &Managed,
         listen: &ListenAddress,
     ) -> Result<EndpointInfo, Failure> {
-        let wanted = match listen {
-            ListenAddress::Tcp(address) => server::ListenAddress::Tcp(*address),
-            ListenAddress::Unix(path) => server::ListenAddress::Unix(path.clone()),
-        };
-        let listening = server::listen_with(managed.target().clone(), wanted, self.options());
+        let listening = server::listen_with(managed.target().clone(), listen.clone(), self.options());
         let endpoint = self
             .complete(listening)
             .map_err(|error| cannot_listen("gdb", listen, &error))?;
-        let address = match &endpoint.address {
-            server::ListenAddress::Tcp(address) => ListenAddress::Tcp(*address),
-            server::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
-        };
+        let address = endpoint.address.clone();
         let server = Server::Gdb { _endpoint: endpoint };
         Ok(managed.add_endpoint("gdb", address.into(), server))
     }

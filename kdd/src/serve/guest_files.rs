@@ -62,6 +62,7 @@ pub(super) fn nt(folder: &Path, options: &str) -> Result<(NtBoot, String), Failu
         // As Windows' loader writes them, each behind a space.
         options: options
             .split_whitespace()
+            .chain((!manifest.pae).then_some("NOPAE"))
             .map(|option| format!(" {option}"))
             .collect(),
         large_aligned: manifest.large_aligned,

@@ -5,6 +5,7 @@ use super::endpoint::Endpoint;
 use super::lock;
 use super::windows::Known;
 use crate::parse::ConsoleTarget;
+use hv_core::Registration;
 use hv_core::domain::Hardware;
 use hv_core::introspect::{Event, Introspect, SubscriptionId};
 use introspect::Target;
@@ -38,6 +39,8 @@ pub struct Managed {
     pub(super) windows: Mutex<Known>,
     /// Pauses that the operator made with `kdd pause`; and the one it is created with, until it is started.
     pub(super) operator_pauses: Mutex<u32>,
+    /// Its name, if the hypervisor doesn't keep it.
+    pub(super) registration: Option<Registration>,
 }
 
 impl Managed {
@@ -68,6 +71,7 @@ impl Managed {
             endpoints: Mutex::default(),
             windows: Mutex::default(),
             operator_pauses: Mutex::new(operator_pauses),
+            registration: None,
         }
     }
 
@@ -148,10 +152,11 @@ fn on_event(name: &str, event: &Event, console: &ConsoleSink, lifecycle: &watch:
             tracing::info!(domain = name, %reason, "crashed");
             lifecycle.send_if_modified(|now| end(now, Lifecycle::Crashed(reason.to_string())));
         }
-        Event::Reset => {
-            tracing::info!(domain = name, "reset");
+        Event::Reset(cause) => {
+            tracing::info!(domain = name, "{cause}");
             lifecycle.send_replace(Lifecycle::Alive);
         }
+        Event::GuestCrash(crash) => tracing::warn!(domain = name, "{crash}"),
         Event::Stopped { vcpu, reason } => tracing::debug!(domain = name, %vcpu, ?reason, "stopped"),
         Event::Paused(paused) => tracing::debug!(domain = name, paused, "paused or not"),
         Event::VcpuUp(vcpu) => tracing::debug!(domain = name, %vcpu, "vCPU up"),

@@ -10,19 +10,23 @@
 //! holds paused runs again when it goes. No lock is held while a domain is called.
 
 mod answer;
+mod capture;
 pub mod config;
 mod console;
 mod create;
 mod describe;
 mod endpoint;
 mod fork;
+mod guest_crash;
 mod guest_files;
 mod managed;
 mod memory;
 mod pause;
+mod pipe;
 mod registers;
 mod save;
 mod shutdown;
+mod watch;
 mod windows;
 
 pub use answer::ControlSession;

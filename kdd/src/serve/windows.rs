@@ -175,6 +175,11 @@ impl Managed {
         })
     }
 
+    /// The Windows in it, if there is one, with its symbols where they are found.
+    pub(super) fn known_windows(self: &Arc<Self>, symbols: &SymbolPath) -> Option<Arc<Windows>> {
+        Some(self.look(symbols).ok()?.windows.clone())
+    }
+
     /// Recognises the guest's Windows and holds it for a look. Symbols are looked for, and read, while the guest runs.
     fn look(self: &Arc<Self>, symbols: &SymbolPath) -> Result<Look, Failure> {
         let look = self.look_with(None)?;

@@ -41,6 +41,10 @@ pub const HALT: u64 = BASE + 0x1280;
 pub const INT3: u64 = BASE + 0x12a0;
 /// The handler of #BP: iretq
 pub const HANDLER: u64 = BASE + 0x12c0;
+/// int 2d; int3; jmp LOOP
+pub const SERVICE: u64 = BASE + 0x1300;
+/// The handler of int 2d, as without a debugger: inc qword [rsp]; mov eax, c000009dh; iretq
+pub const UNSERVED: u64 = BASE + 0x12f0;
 /// div ecx; jmp LOOP
 pub const DIVIDE: u64 = BASE + 0x12d0;
 /// The handler of #DE: mov ecx, 1; iretq
@@ -57,6 +61,10 @@ pub const DATA_SIZE: usize = 0x360;
 pub const STACK: u64 = BASE + 0x5f00;
 pub const USER: u64 = 0x40_0000;
 pub const TEXT: &[u8] = b"hello from the guest\n";
+
+pub const PRINT_CODE: &[u8] = &[
+    0x0f, 0xb7, 0x11, 0x48, 0x8b, 0x49, 8, 0xb8, 1, 0, 0, 0, 0xcd, 0x2d, 0xcc, 0xc3,
+];
 
 const PML4: u64 = 0x8000;
 const MEMORY: u64 = 4 << 20;
@@ -174,7 +182,8 @@ impl TestGuest {
         crash.push(0xe8);
         crash.extend((back as i32).to_le_bytes());
         self.write(CRASH, &crash);
-        self.write(PRINT, &[0xc3]);
+        // movzx edx, word [rcx]; mov rcx, [rcx+8]; mov eax, 1; int 2d; int3; ret
+        self.write(PRINT, PRINT_CODE);
         // mov rcx, offset string; call PRINT; jmp LOOP
         let mut speak = vec![0x48, 0xb9];
         speak.extend((BASE + 0x3e00).to_le_bytes());
@@ -194,7 +203,15 @@ impl TestGuest {
         self.write(HANDLER, &[0x48, 0xcf]);
         self.write(DIVIDE, &[&[0xf7, 0xf1], &jump(DIVIDE + 2, LOOP)[..]].concat());
         self.write(FIX, &[0xb9, 1, 0, 0, 0, 0x48, 0xcf]);
-        for (vector, handler) in [(0, FIX), (3, HANDLER)] {
+        self.write(
+            SERVICE,
+            &[&[0xcd, 0x2d, 0xcc], &jump(SERVICE + 3, LOOP)[..]].concat(),
+        );
+        self.write(
+            UNSERVED,
+            &[0x48, 0xff, 0x04, 0x24, 0xb8, 0x9d, 0, 0, 0xc0, 0x48, 0xcf],
+        );
+        for (vector, handler) in [(0, FIX), (3, HANDLER), (0x2d, UNSERVED)] {
             let mut gate = (handler as u16).to_le_bytes().to_vec();
             gate.extend([0x10, 0, 0, 0x8e]);
             gate.extend(((handler >> 16) as u16).to_le_bytes());
@@ -327,7 +344,7 @@ pub fn registers() -> Registers {
     registers.segments[seg::FS].selector = 0x53;
     registers.idtr = DescriptorTable {
         base: IDT,
-        limit: 0x3f,
+        limit: 0x2df,
     };
     registers.gdtr = DescriptorTable {
         base: GDT,

@@ -6,6 +6,7 @@ use kdd::kd::KdSession;
 use kdd::kd::kernel::Recogniser;
 use protocol::api::Api;
 use protocol::context::amd64::Context;
+use protocol::debug_io::{self, PRINT_STRING};
 use protocol::manipulate::{Continue2Amd64, Manipulate, Memory, WriteBreakPoint};
 use protocol::packet::{Header, INITIAL_ID, PacketType, SYNC, write_control, write_data};
 use protocol::state_change::{Amd64Report, Exception, LoadSymbols, StateChange};
@@ -154,7 +155,7 @@ impl Host {
             let new = id & !SYNC == self.expected;
             if new {
                 self.expected ^= 1;
-                if packet_type == PacketType::DebugIo {
+                if packet_type == PacketType::DebugIo && payload[..4] == PRINT_STRING.to_le_bytes() {
                     self.printed += &String::from_utf8_lossy(&payload[16..]);
                 } else {
                     self.waiting.push_back((packet_type, id, payload));
@@ -221,6 +222,21 @@ impl Host {
             change,
             tail: tail.to_vec(),
         }
+    }
+
+    /// What the guest asks, with its header.
+    pub fn question(&mut self) -> Vec<u8> {
+        self.packet(PacketType::DebugIo).1
+    }
+
+    /// Answers a question.
+    pub fn answer(&mut self, text: &[u8]) {
+        let mut payload = debug_io::prompt(0, 0, b"", text.len() as u32);
+        payload.extend_from_slice(text);
+        let mut bytes = Vec::new();
+        write_data(&mut bytes, PacketType::DebugIo, self.next, &payload);
+        self.next ^= 1;
+        self.raw(&bytes);
     }
 
     /// Sends a request.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod breakpoints;
+mod crash;
 mod guest;
 mod host;
 mod hostile;
@@ -9,4 +10,5 @@ mod memory;
 mod registers;
 mod run;
 mod server;
+mod services;
 mod x86;

@@ -2,8 +2,9 @@
 
 use crate::guest::{BASE, CELL, DATA, DATA_LIST, DATA_SIZE, PHYS, SIZE, TestGuest, USER, data_block};
 use crate::host::Host;
+use hv_core::introspect::{DomainState, Introspect};
 use protocol::api::Api;
-use protocol::manipulate::{Fill, Io, Manipulate, Memory, QueryMemory, Search};
+use protocol::manipulate::{BusData, Fill, Io, IoExtended, Manipulate, Memory, QueryMemory, Search};
 use protocol::status::NtStatus;
 
 #[test]
@@ -129,25 +130,94 @@ fn an_address_is_of_a_process_or_of_the_kernel() {
     assert_eq!(query(USER, 5).0, NtStatus::INVALID_PARAMETER);
 }
 
+/// ReadIoSpace or WriteIoSpace: the status, the size and the value of the reply.
+fn port(host: &mut Host, api: Api, port: u64, size: u32, value: u32) -> (NtStatus, u32, u32) {
+    let mut header = Manipulate::request(api, 0);
+    header.set(&Io {
+        port: port.into(),
+        size: size.into(),
+        value: value.into(),
+    });
+    let answer = host.ask(&header, &[]);
+    let io: Io = answer.header.get();
+    (answer.status(), io.size.get(), io.value.get())
+}
+
 #[test]
-fn ports_are_refused_with_what_is_wrong_first() {
+fn ports_are_the_machines_own() {
     let guest = TestGuest::running(1);
     let mut host = Host::attach(&guest);
-    for (port, size, status) in [
-        (0x3f8u64, 1u32, NtStatus::UNSUCCESSFUL),
-        (0x3f9, 2, NtStatus::DATATYPE_MISALIGNMENT),
-        (0x3f8, 3, NtStatus::INVALID_PARAMETER),
-    ] {
-        let mut header = Manipulate::request(Api::ReadIoSpace, 0);
-        header.set(&Io {
-            port: port.into(),
-            size: size.into(),
-            value: 0xffff_ffff.into(),
+    // A byte of the CMOS RAM: its number, then its value.
+    for (at, size, value) in [(0x70, 1, 0x40), (0x71, 1, 0x5a), (0x70, 1, 0x40)] {
+        let done = port(&mut host, Api::WriteIoSpace, at, size, value);
+        assert_eq!(done, (NtStatus::SUCCESS, size, value));
+    }
+    let read = |host: &mut Host, at, size| port(host, Api::ReadIoSpace, at, size, 0xdead_beef);
+    assert_eq!(read(&mut host, 0x71, 1), (NtStatus::SUCCESS, 1, 0x5a));
+    assert_eq!(
+        read(&mut host, 0x80, 2),
+        (NtStatus::SUCCESS, 2, 0xffff),
+        "nothing is there"
+    );
+    let mut header = Manipulate::request(Api::ReadIoSpaceExtended, 0);
+    let io = IoExtended {
+        size: 1.into(),
+        interface: 1.into(),
+        bus: 0.into(),
+        address_space: 1.into(),
+        port: 0x71.into(),
+        value: 0xdead_beef.into(),
+    };
+    header.set(&io);
+    let answer = host.ask(&header, &[]);
+    let done: IoExtended = answer.header.get();
+    assert_eq!(
+        (answer.status(), done.size.get(), done.value.get()),
+        (NtStatus::SUCCESS, 1, 0x5a)
+    );
+    header.set(&IoExtended {
+        interface: 5.into(),
+        ..io
+    });
+    assert_eq!(host.ask(&header, &[]).status(), NtStatus::INVALID_PARAMETER);
+    // The mistakes, and nothing done.
+    assert_eq!(read(&mut host, 0x3f9, 2), (NtStatus::DATATYPE_MISALIGNMENT, 0, 0));
+    assert_eq!(read(&mut host, 0x3f8, 3), (NtStatus::INVALID_PARAMETER, 0, 0));
+    assert_eq!(read(&mut host, 0x1_0000, 1), (NtStatus::INVALID_PARAMETER, 0, 0));
+}
+
+#[test]
+fn what_a_port_asks_of_the_machine_happens_when_it_runs() {
+    let guest = TestGuest::running(1);
+    let mut host = Host::attach(&guest);
+    let ends = port(&mut host, Api::WriteIoSpace, 0xf4, 1, 3);
+    assert_eq!(ends.0, NtStatus::SUCCESS);
+    assert_eq!(host.read(BASE, 2), b"MZ");
+    host.go();
+    assert_eq!(host.stop().module().base.get(), u64::MAX);
+    assert_eq!(guest.domain.state(), DomainState::ShutDown);
+    assert_eq!(
+        port(&mut host, Api::ReadIoSpace, 0x71, 1, 0).0,
+        NtStatus::UNSUCCESSFUL
+    );
+}
+
+#[test]
+fn there_is_no_bus() {
+    let guest = TestGuest::running(1);
+    let mut host = Host::attach(&guest);
+    for (api, data) in [(Api::GetBusData, &[][..]), (Api::SetBusData, &[1, 2, 3, 4])] {
+        let mut header = Manipulate::request(api, 0);
+        header.set(&BusData {
+            data_type: 4.into(),
+            bus: 0.into(),
+            slot: 0.into(),
+            offset: 0.into(),
+            length: 4.into(),
         });
-        let answer = host.ask(&header, &[]);
-        assert_eq!(
-            (answer.status(), answer.header.get::<Io>().value.get()),
-            (status, 0)
-        );
+        let answer = host.ask(&header, data);
+        assert_eq!(answer.status(), NtStatus::UNSUCCESSFUL);
+        assert_eq!(answer.header.get::<BusData>().length.get(), 0);
+        assert!(answer.data.is_empty());
     }
 }

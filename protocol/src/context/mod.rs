@@ -3,3 +3,4 @@
 pub mod amd64;
 pub mod fxsave;
 pub mod x86;
+pub mod xstate;

@@ -1,9 +1,11 @@
 //! Type layouts of a PDB file.
 
 use super::{Field, File_, PdbError, Structure};
-use pdb::{FallibleIterator, TypeData, TypeFinder, TypeIndex};
+use pdb::{FallibleIterator, Item, TypeData, TypeFinder, TypeIndex};
 use std::collections::HashMap;
 
+/// The kind of a list of arguments (cvinfo.h).
+const LF_ARGLIST: u16 = 0x1201;
 /// The most pieces of one structure's field list.
 const MAX_PIECES: usize = 1024;
 /// How deep a type's name goes: pointers to arrays to …
@@ -21,7 +23,7 @@ pub(super) fn structures(file: &mut File_<'_>) -> Result<HashMap<String, Structu
     let mut types = information.iter();
     while let Some(item) = types.next()? {
         finder.update(&types);
-        let (name, fields, size) = match item.parse() {
+        let (name, fields, size) = match parse(&item) {
             Ok(TypeData::Class(it)) if !it.properties.forward_reference() => (it.name, it.fields, it.size),
             Ok(TypeData::Union(it)) if !it.properties.forward_reference() => {
                 (it.name, Some(it.fields), it.size)
@@ -47,6 +49,15 @@ pub(super) fn structures(file: &mut File_<'_>) -> Result<HashMap<String, Structu
     Ok(structures)
 }
 
+/// Parses what has a name or fields. For a list of arguments the `pdb` crate takes as much memory as the list claims to
+/// need, and that can be all there is.
+fn parse<'t>(item: &Item<'t, TypeIndex>) -> pdb::Result<TypeData<'t>> {
+    match item.raw_kind() {
+        LF_ARGLIST => Err(pdb::Error::UnimplementedTypeKind(LF_ARGLIST)),
+        _ => item.parse(),
+    }
+}
+
 struct Reader<'t> {
     finder: TypeFinder<'t>,
     budget: usize,
@@ -58,7 +69,7 @@ impl Reader<'_> {
         let mut next = Some(list);
         for _ in 0..MAX_PIECES {
             let Some(piece) = next.take() else { break };
-            let Ok(TypeData::FieldList(piece)) = self.finder.find(piece).and_then(|item| item.parse()) else {
+            let Ok(TypeData::FieldList(piece)) = self.finder.find(piece).and_then(|item| parse(&item)) else {
                 break;
             };
             for member in &piece.fields {
@@ -87,7 +98,7 @@ impl Reader<'_> {
             return "…".to_owned();
         };
         let inner = |index| self.type_name(index, depth);
-        let mut name = match item.and_then(|item| item.parse()) {
+        let mut name = match item.and_then(|item| parse(&item)) {
             Ok(TypeData::Primitive(it)) => {
                 let pointer = if it.indirection.is_some() { "*" } else { "" };
                 format!("{}{pointer}", primitive(it.kind))

@@ -8,6 +8,7 @@
 //! the host take away is noise, and only ever makes things slower. Nothing here is a test: a figure that misses its bar
 //! is shown, and the exit status is 0.
 
+mod attach;
 mod boot;
 mod condition;
 mod dump;
@@ -18,9 +19,11 @@ mod idle;
 mod kd;
 mod loops;
 mod program;
+mod recognise;
 mod report;
 mod step;
 mod usage;
+mod vmcore;
 
 use anyhow::{Result, bail};
 use report::Figure;
@@ -34,7 +37,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 8] = [
+const ROWS: [(&str, Row); 11] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -42,7 +45,10 @@ const ROWS: [(&str, Row); 8] = [
     ("loops", loops::run),
     ("fork", fork::run),
     ("idle", idle::run),
+    ("recognise", recognise::run),
     ("kd", kd::run),
+    ("vmcore", vmcore::run),
+    ("attach", attach::run),
 ];
 
 /// Runs the rows that are named, or all.

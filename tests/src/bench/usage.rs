@@ -51,3 +51,17 @@ pub(crate) fn thread_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
+
+/// Sets this process' peak resident set to what it is now, in bytes (proc(5): 5 in `clear_refs`).
+pub(crate) fn forget_peak() -> Result<u64> {
+    fs::write("/proc/self/clear_refs", "5")?;
+    peak()
+}
+
+/// The most that this process had resident since [`forget_peak`], in bytes.
+pub(crate) fn peak() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    Ok(kilobytes.context("/proc/self/status has no VmHWM")? << 10)
+}

@@ -4,10 +4,12 @@
 //! its target backwards: an address of interest is chosen, then an addressing form, and then a register is given the value
 //! that leads there: at the start if no instruction has used it yet, by a MOV otherwise.
 
+mod addresses;
 mod control;
 mod mangle;
 mod operands;
 mod stack;
+mod values;
 
 pub use mangle::mangled;
 

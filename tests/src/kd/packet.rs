@@ -146,16 +146,12 @@ impl Decoder {
             return Some(Incoming::Damaged);
         }
         let trailer = *self.bytes.get(HEADER + length)?;
-        let payload: Vec<u8> = self.bytes.drain(..=HEADER + length).skip(HEADER).collect();
-        let payload = &payload[..length];
-        if trailer != TRAILER || sum(payload) != checksum {
+        let payload = self.bytes[HEADER..HEADER + length].to_vec();
+        self.bytes.drain(..=HEADER + length);
+        if trailer != TRAILER || sum(&payload) != checksum {
             return Some(Incoming::Damaged);
         }
-        Some(Incoming::Data {
-            kind,
-            id,
-            payload: payload.to_vec(),
-        })
+        Some(Incoming::Data { kind, id, payload })
     }
 
     /// Nothing more is coming for now: a packet that began is damaged.

@@ -2,6 +2,7 @@
 
 mod boot;
 mod determinism;
+mod endings;
 mod gdb;
 mod lldb;
 mod service;

@@ -1,17 +1,13 @@
 //! Windows dumps, opened by Microsoft's engine: at one instant it must say of the dump what it says of the live guest.
 
 use super::windows::{PROFILE, nothing_wrong, options};
-use dump::windows::{Kind, Options, WindowsDump};
-use dump::{Format, Ignore, Image, NewFile, PAGE_SIZE, Pfn};
-use hv_core::introspect::{Error, MemoryRegion, ReadMemory, ReadRegisters, Result};
-use hv_core::machine::Machine;
-use hv_core::regs::Registers;
-use hv_core::{DomId, GuestPhysAddr, GuestVirtAddr, VcpuId};
-use introspect::windows::{Guest, Windows};
+use dump::windows::WindowsDump;
+use dump::{Format, Image, PAGE_SIZE, Pfn};
+use hv_core::introspect::{MemoryRegion, ReadMemory, Result};
+use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use introspect::{PageTables, PagingMode};
 use std::path::{Path, PathBuf};
-use symbols::SymbolPath;
-use tests::{Engine, NtGuest, Service, has_engine, machine, nt_guest};
+use tests::{Engine, NtGuest, Service, has_engine, nt_guest};
 
 /// What is asked of each processor.
 const OF_A_PROCESSOR: &[&str] = &["r", "k", "r cr0,cr2,cr3,cr4,gdtr,idtr,tr", "dps @$csp L8"];
@@ -28,69 +24,16 @@ const OF_THE_GUEST: &[&str] = &[
     "db nt!NtBuildLab",
 ];
 
-/// A machine that nobody runs.
-struct Still(Machine);
-
-impl ReadMemory for Still {
-    fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<()> {
-        let done = self.0.read_physical(address, buffer);
-        if done == buffer.len() {
-            return Ok(());
-        }
-        Err(Error::NoMemory {
-            domain: DomId(1),
-            address: address.wrapping_add(done as u64),
-            done,
-            wanted: buffer.len(),
-        })
-    }
-
-    fn memory_regions(&self) -> Vec<MemoryRegion> {
-        self.0.memory_regions()
-    }
-}
-
-impl ReadRegisters for Still {
-    fn vcpu_count(&self) -> u32 {
-        self.0.vcpu_count()
-    }
-
-    fn registers(&self, vcpu: VcpuId) -> Result<Registers> {
-        Ok(self.0.registers(vcpu))
-    }
-
-    fn read_msr(&self, _: VcpuId, _: u32) -> Result<Option<u64>> {
-        Ok(None)
-    }
-}
-
-/// Dumps of all kinds of the guest as it is now: it stands still, or is saved at one instant.
+/// Dumps of all kinds of the guest as it is now: it stands still, or runs on.
 fn dumps(service: &Service, folder: &Path, live: bool) -> Vec<PathBuf> {
-    let state = folder.join("vm.state");
-    service
-        .kdd(&["save".as_ref(), "vm".as_ref(), state.as_os_str()])
-        .done();
-    let still = Still(machine(&state));
-    let guest = Guest::new(&still, &still);
-    let windows = Windows::recognise(guest, &SymbolPath::default()).expect("Windows");
-    let kinds = [
-        (Kind::Full, "1"),
-        (Kind::BitmapFull, "5"),
-        (Kind::BitmapKernel, "6"),
-    ];
-    let write = |(kind, name): (Kind, &str)| {
-        let path = folder.join(format!("{name}.dmp"));
-        let mut file = NewFile::create(&path, false).expect("a file");
-        let options = Options {
-            kind,
-            comment: format!("type {name}"),
-            live,
-            ..Options::default()
-        };
-        let written =
-            dump::windows::write(guest, &windows, &options, &mut file, &mut Ignore).expect("written");
-        assert_eq!(written.warnings, [""; 0]);
-        file.commit().expect("complete");
+    let kinds = ["windows", "windows-bitmap", "windows-kernel"];
+    let write = |kind: &str| {
+        let path = folder.join(format!("{kind}.dmp"));
+        let mut arguments = vec!["dump", "vm", "--format", kind, "--json", "-o"];
+        arguments.extend(path.to_str());
+        arguments.extend(live.then_some("--live"));
+        let report = service.kdd(&arguments).json();
+        assert_eq!(report.get("warnings"), None, "{report}");
         path
     };
     kinds.into_iter().map(write).collect()
@@ -171,23 +114,35 @@ fn same(profile: &str, cpus: u32, bugcheck: bool) {
     for file in files {
         let mut engine = Engine::dump(&file, &options(guest));
         let log = engine.log();
-        let comment = file
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        assert!(log.contains(&format!("Comment: 'type {comment}'")), "{log}");
-        assert_eq!(version(&mut engine), version_of_live, "{file:?}");
-        if bugcheck {
-            let bugcheck = engine.run(".bugcheck");
-            assert!(bugcheck.contains("Bugcheck code 000000D1"), "{bugcheck}");
-        }
-        for ((command, live), (_, dumped)) in of_live.iter().zip(answers(guest, &mut engine, cpus, bugcheck))
-        {
-            assert_eq!(&dumped, live, "{profile}, {cpus} CPUs, {file:?}: {command}");
-        }
-        nothing_wrong(&engine);
+        assert!(log.contains("Comment: 'domain vm, by kdd "), "{log}");
+        let says_the_same = |engine: &mut Engine, how: &str| {
+            assert_eq!(version(engine), version_of_live, "{how} {file:?}");
+            if bugcheck {
+                let bugcheck = engine.run(".bugcheck");
+                assert!(bugcheck.contains("Bugcheck code 000000D1"), "{bugcheck}");
+            }
+            for ((command, live), (_, dumped)) in of_live.iter().zip(answers(guest, engine, cpus, bugcheck)) {
+                assert_eq!(&dumped, live, "{profile}, {cpus} CPUs, {how} {file:?}: {command}");
+            }
+            nothing_wrong(engine);
+        };
+        says_the_same(&mut engine, "the engine's reading of");
         assert!(!engine.log().contains("WARNING: Dump file"), "{}", engine.log());
+        // The third way: the same file as a guest.
+        if file.ends_with("windows-bitmap.dmp") {
+            let path = file.to_str().expect("UTF-8");
+            service
+                .kdd(&["create", "--dump", path, "--name", "dump", "--kd", "127.0.0.1:0"])
+                .done();
+            let info = service.info("dump");
+            let address = info["endpoints"][0]["address"]
+                .as_str()
+                .expect("an endpoint")
+                .to_owned();
+            let mut served = Engine::attached(&address, &options(guest));
+            says_the_same(&mut served, "KD's serving of");
+            served.detach();
+        }
     }
 }
 

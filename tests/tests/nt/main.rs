@@ -3,9 +3,14 @@
 mod client;
 mod dumps;
 mod engine;
+mod kernel_calls;
 mod memprocfs;
+mod nopae;
 mod prompt;
+mod radare2;
+mod replay;
 mod stub;
+mod variations;
 mod windows;
 
 /// Bytes, written as pairs of digits.

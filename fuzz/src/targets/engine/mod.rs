@@ -90,6 +90,8 @@ fn run_to(machine: &mut Machine, end: u64, next: &mut dyn FnMut(&mut Machine) ->
             );
         }
         match ended {
+            // The guest told of a crash kernel.
+            RunExit::Interrupted if !machine.take_guest_crashes().is_empty() => {}
             RunExit::Limit | RunExit::Interrupted => {
                 assert!(
                     machine.now().0 >= before.0 + limit.ticks || limit.ticks == 0,
@@ -104,7 +106,7 @@ fn run_to(machine: &mut Machine, end: u64, next: &mut dyn FnMut(&mut Machine) ->
                     break;
                 }
             }
-            RunExit::Reset => machine.reset(),
+            RunExit::Reset(_) => machine.reset(),
             // The guest goes on after it.
             RunExit::DebugExit(_) => {}
             other => {

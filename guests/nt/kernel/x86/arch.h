@@ -1,4 +1,4 @@
-/* What is x86's own in the kernel: selectors, the TSS, the processor's structures, IRQL, PAE. */
+/* What is x86's own in the kernel: selectors, the TSS, the processor's structures, IRQL, page tables. */
 #pragma once
 
 #define NT_MACHINE 0x14c
@@ -13,9 +13,26 @@ typedef struct _EXCEPTION_RECORD {
     ULONG_PTR ExceptionInformation[15];
 } EXCEPTION_RECORD, *PEXCEPTION_RECORD;
 _Static_assert(sizeof(EXCEPTION_RECORD) == 0x50, "the exception record");
-#define PAGING_TOP 30
 #define ROOT_MASK 0xFFFFFFE0ULL
-#define PTE_OFFSET_MASK 0x7FFFF8UL
+
+/* Page tables, as the loader chose: PAE's three levels with entries of eight bytes, or two levels with entries of four. */
+extern BOOLEAN MiPae;
+typedef volatile ULONG MI_PTE;
+#define PAGING_TOP (MiPae ? 30 : 22)
+#define PAGING_STEP (MiPae ? 9 : 10)
+#define PTE_OFFSET(address) (MiPae ? (address) >> 12 << 3 : (address) >> 12 << 2)
+/* MMPFN's size, and its use here: while a page is free its first word is the next free page's number. */
+#define PFN_SIZE (MiPae ? 0x1c : 0x18)
+static inline MI_PTE *MiEntry(volatile void *table, ULONG index) {
+    return (MI_PTE *)table + (MiPae ? (index & 0x1ff) * 2 : index & 0x3ff);
+}
+static inline ULONG64 MiReadPte(MI_PTE *pte) { return MiPae ? (ULONG64)pte[1] << 32 | pte[0] : pte[0]; }
+/* The half with the valid bit is the last to come and the first to go. */
+static inline void MiWritePte(MI_PTE *pte, ULONG64 entry) {
+    if (MiPae && entry & 1) pte[1] = (ULONG)(entry >> 32);
+    pte[0] = (ULONG)entry;
+    if (MiPae && !(entry & 1)) pte[1] = (ULONG)(entry >> 32);
+}
 #define IO_SPACE 0xFFC00000UL
 #define SHARED_USER_DATA ((PKUSER_SHARED_DATA)0xFFDF0000UL)
 

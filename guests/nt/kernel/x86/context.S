@@ -37,7 +37,7 @@ PROC _RtlCaptureContext
     ret
 
 /* KeBugCheckEx(code, P1, P2, P3, P4): the context kept is that of the call itself, so a stack begins with this function. */
-PROC _KeBugCheckEx_impl
+PLACED _KeBugCheckEx
     push ebp
     mov ebp, esp
     pushfd

@@ -120,7 +120,7 @@ static void LoadTables(UCHAR *area) {
 
 static void SetControlRegisters(void) {
     ULONG out[4];
-    ULONG cr4 = __readcr4() | 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10;
+    ULONG cr4 = __readcr4() | 1 << 7 | 1 << 9 | 1 << 10; /* PAE or PSE, as the loader set them */
     CpuId(0, out);
     if (out[0] >= 7) {
         CpuId(7, out);

@@ -92,6 +92,6 @@ void KeStartAllProcessors(void) {
         KeActiveProcessors[2] |= 1UL << number;
         *(ULONG *)((UCHAR *)SHARED_USER_DATA + KUSER_SHARED_DATA_ActiveProcessorCount) = KeNumberProcessors;
     }
-    *MiPteAddress(START_ADDRESS) = 0;
+    MiWritePte(MiPteAddress(START_ADDRESS), 0);
     KeFlushEntireTb();
 }

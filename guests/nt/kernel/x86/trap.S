@@ -4,7 +4,7 @@
 
 /* An exception: KiHandleTrap settles it, or names the status that KiRaiseTrap raises. */
 .macro EXCEPTION name vector has_error
-PROC \name
+PLACED \name
     TRAP_FRAME \has_error
     .if \vector == 14
     mov eax, cr2
@@ -40,9 +40,9 @@ PROC \name
     TRAP_EXIT
 .endm
 
-EXCEPTION _KiTrap00_impl 0 0
-EXCEPTION _KiTrap01_impl 1 0
-EXCEPTION _KiTrap03_impl 3 0
+EXCEPTION _KiTrap00 0 0
+EXCEPTION _KiTrap01 1 0
+EXCEPTION _KiTrap03 3 0
 EXCEPTION _KiTrap04 4 0
 EXCEPTION _KiTrap05 5 0
 EXCEPTION _KiTrap06 6 0
@@ -50,8 +50,8 @@ EXCEPTION _KiTrap07 7 0
 EXCEPTION _KiTrap0A 10 1
 EXCEPTION _KiTrap0B 11 1
 EXCEPTION _KiTrap0C 12 1
-EXCEPTION _KiTrap0D_impl 13 1
-EXCEPTION _KiTrap0E_impl 14 1
+EXCEPTION _KiTrap0D 13 1
+EXCEPTION _KiTrap0E 14 1
 EXCEPTION _KiTrap10 16 0
 EXCEPTION _KiTrap11 17 1
 EXCEPTION _KiTrap12 18 0
@@ -67,7 +67,7 @@ INTERRUPT _KiUnexpectedInterrupt 0xff _KiUnexpectedService
 /* The dispatch interrupt, IRQL 2: timers, ends of quanta, threads made ready elsewhere. */
 INTERRUPT _KiDpcInterrupt 0x2f _KiDispatchInterrupt
 
-PROC _KiTrap02_impl
+PLACED _KiTrap02
     TRAP_FRAME 0
     push ebp
     call _KiProcessNmi
@@ -86,7 +86,7 @@ PROC _KiTrap08
     int 3
 
 /* KiSwapContext(old thread, new thread). */
-PROC _KiSwapContext_impl
+PLACED _KiSwapContext
     push ebp
     mov ebp, esp
     push ebx
@@ -104,7 +104,7 @@ PROC _KiSwapContext_impl
 /* The part that changes stacks, from the thread in ECX to the one in EDX. A waiting thread's KernelStack points to the
    KSWITCH_FRAME made here: exception list, a word, the return address. */
 #define FXSAVE 0x40
-PROC _SwapContext_impl
+PLACED _SwapContext
     push 0
     push dword ptr fs:[0]
     mov eax, [ecx + KTHREAD_InitialStack]
@@ -123,7 +123,7 @@ PROC _SwapContext_impl
     ret
 
 /* A new thread's first code; its stack holds the routine and its argument. Stack traces end here. */
-PROC _KiStartSystemThread_impl
+PLACED _KiStartSystemThread
     xor ebp, ebp
     call _PspSystemThreadStartup
     int 3
@@ -135,7 +135,7 @@ PROC _KiServiceExitToUser
     TRAP_EXIT
 
 /* SYSENTER from ring 3: EAX number, EDX stack with two return addresses and the arguments. */
-PROC _KiFastCallEntry_impl
+PLACED _KiFastCallEntry
     mov ecx, 0x23
     mov ds, ecx
     mov es, ecx
@@ -188,7 +188,7 @@ PROC _KiSystemService
     TRAP_EXIT
 
 /* Calls the service that the frame's EAX asks for, with sixteen words of arguments from ESI. */
-KiSystemServiceCommon:
+PROC KiSystemServiceCommon
     mov ecx, fs:[PRCB(CurrentThread)]
     mov byte ptr [ecx + KTHREAD_PreviousMode], 1
     lock inc dword ptr [_KiSystemCalls]

@@ -3,7 +3,8 @@
 
 use hv_core::load::{NtBoot, NtFile};
 use hv_core::machine::{GuestImage, Machine, MachineConfig, RunExit, RunLimit};
-use hv_core::{GuestPhysAddr, Ticks};
+use hv_core::regs::cr4;
+use hv_core::{GuestPhysAddr, Ticks, VcpuId};
 use nt_guest::{Arch, Built, DEFAULT_PROFILE, Profile, Role};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -73,10 +74,15 @@ impl Guest {
 
     /// The guest of a profile, at its first prompt.
     pub fn of_profile(profile: &str, options: &Options) -> Option<Guest> {
+        Guest::of_profile_with(profile, options, 128 << 20)
+    }
+
+    /// The same with so much memory.
+    pub fn of_profile_with(profile: &str, options: &Options, memory_bytes: u64) -> Option<Guest> {
         let profile = Profile::built_in(profile).expect("the profile");
         let built = built(&profile)?;
         let machine = Machine::new(&MachineConfig {
-            memory_bytes: 128 << 20,
+            memory_bytes,
             vcpus: options.vcpus,
             seed: 7,
             cpu_model: String::new(),
@@ -199,15 +205,21 @@ impl Guest {
         u64::from_le_bytes(bytes)
     }
 
-    /// SDM vol. 3A, 4.4 and 4.5.
+    /// SDM vol. 3A, 4.3 to 4.5.
     pub fn translate(&self, root: u64, address: u64) -> Option<u64> {
         const FRAME: u64 = 0x000f_ffff_ffff_f000;
+        let has_pae = self.machine.registers(VcpuId(0)).cr4 & cr4::PAE != 0;
         let (mut table, levels): (_, &[u32]) = match self.profile.arch {
             Arch::X64 => (root & FRAME, &[39, 30, 21, 12]),
-            Arch::X86 => (root & !0x1f, &[30, 21, 12]),
+            Arch::X86 if has_pae => (root & !0x1f, &[30, 21, 12]),
+            Arch::X86 => (root & FRAME, &[22, 12]),
         };
         for &shift in levels {
-            let entry = self.physical(table + (address >> shift & 0x1ff) * 8);
+            let entry = if has_pae {
+                self.physical(table + (address >> shift & 0x1ff) * 8)
+            } else {
+                self.physical(table + (address >> shift & 0x3ff) * 4) & 0xffff_ffff
+            };
             if entry & 1 == 0 {
                 return None;
             }

@@ -246,6 +246,13 @@ impl LocalApic {
         !self.is_enabled() || (lint0 & LVT_MASKED == 0 && DeliveryMode::of(lint0) == DeliveryMode::ExtInt)
     }
 
+    /// Whether an edge of the LINT0 pin is an NMI. Only vCPU 0's has a source.
+    pub(super) fn has_nmi_lint0(&self) -> bool {
+        let lint0 = self.lvt[LINT0];
+        let is_nmi = lint0 & LVT_MASKED == 0 && DeliveryMode::of(lint0) == DeliveryMode::Nmi;
+        self.id == 0 && self.is_enabled() && is_nmi
+    }
+
     /// Sets the LINT0 pin.
     pub(super) fn set_lint0(&mut self, level: bool) -> Effect {
         if level == self.lint0 {

@@ -338,7 +338,11 @@ fn descriptors(taken: &[Taken], memory_bytes: u64, out: &mut Writer<'_>) -> Resu
         }
         Ok(())
     };
-    for range in layout::usable(memory_bytes) {
+    let end = out.places.physical_end();
+    for range in layout::usable(memory_bytes)
+        .into_iter()
+        .filter(|range| range.start < end)
+    {
         let mut at = range.start;
         for part in taken
             .iter()

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The kernel's machine, x64 or x86, decides between long mode with four levels of page tables and protected mode
-//! with PAE's three; addresses of either are in [`places`].
+//! with PAE's three, or with two where the loader option NOPAE says so; addresses of either are in [`places`].
 //!
 //! Nothing here knows a Windows version: image bytes and plain parameters come in. What the kernel finds at its entry
 //! is in [`block`]; `guests/nt/kernel/inc/loader.h` is the other side of it.
@@ -30,7 +30,7 @@ mod places;
 use super::layout;
 use super::{LoadContext, LoadError};
 use crate::regs::{DescriptorTable, Registers, Segment, cr0, cr4, efer, gpr, rflags, seg};
-use paging::{LARGE_PAGE, PAGE, PageTables};
+use paging::{Format, PAGE, PageTables};
 use pe::{Image, Rights, damaged};
 use places::{Arch, Places};
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,7 @@ pub(crate) fn load(boot: &NtBoot, vcpus: u32, ctx: &mut LoadContext<'_>) -> Resu
     let (kept, end) = place_files(boot, &placed);
     layout::check_room(ctx.memory_bytes, end)?;
 
-    let mut tables = PageTables::new(places.arch.paging(), TABLES, IMAGES);
+    let mut tables = PageTables::new(places.paging, TABLES, IMAGES);
     map_all(&mut tables, &placed, &places, ctx.memory_bytes)?;
     for image in &placed {
         write_pages(ctx, image.physical, &image.image.bytes)?;
@@ -219,9 +219,10 @@ fn map_all(
     for range in layout::ram(memory_bytes) {
         let (mut at, end) = (range.start, range.end.min(places.direct_map_size));
         while at < end & !(PAGE - 1) {
-            if at.is_multiple_of(LARGE_PAGE) && end - at >= LARGE_PAGE {
+            let large = tables.large_page();
+            if at.is_multiple_of(large) && end - at >= large {
                 tables.map_large(places.direct_map + at, at, WRITE)?;
-                at += LARGE_PAGE;
+                at += large;
             } else {
                 tables.map(places.direct_map + at, at, WRITE)?;
                 at += PAGE;
@@ -281,7 +282,11 @@ fn registers(places: &Places, kernel: &Placed) -> Registers {
     };
     registers.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
     registers.cr3 = TABLES;
-    registers.cr4 = cr4::PAE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT;
+    let paging = match places.paging {
+        Format::FourLevel | Format::Pae => cr4::PAE,
+        Format::TwoLevel => cr4::PSE,
+    };
+    registers.cr4 = paging | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT;
     registers.rflags = rflags::FIXED;
     registers.msrs.mtrr_def_type = 0x806;
     registers.gpr = [0; 16];
@@ -324,7 +329,7 @@ fn enter_x64(places: &Places, registers: &mut Registers) {
     registers.gpr[gpr::RSP] = places.loader_address(block::STACK_END) - 0x28;
 }
 
-/// Protected mode with PAE, the loader block on the stack.
+/// Protected mode with paging, the loader block on the stack.
 fn enter_x86(places: &Places, registers: &mut Registers) {
     registers.segments = [Segment {
         selector: block::X86_USER_DATA,
@@ -357,7 +362,11 @@ fn enter_x86(places: &Places, registers: &mut Registers) {
         limit: block::X86_TSS_LIMIT,
         attributes: 0x8b,
     };
-    registers.efer = efer::NXE;
+    // Without PAE there is no bit for it in the page tables.
+    registers.efer = match places.paging {
+        Format::TwoLevel => 0,
+        Format::FourLevel | Format::Pae => efer::NXE,
+    };
     registers.gpr[gpr::RSP] = places.loader_address(block::X86_ENTRY_STACK);
 }
 

@@ -39,6 +39,9 @@ const X86_IMAGES_USED: u64 = 0x300_0000;
 const X86_DIRECT_MAP: u64 = 0x9000_0000;
 const X86_DIRECT_MAP_SIZE: u64 = 0x3000_0000;
 const X86_PTE_BASE: u64 = 0xc000_0000;
+const X86_SELF_MAP: usize = 0x300;
+/// The loader option for an x86 kernel without PAE.
+const NO_PAE: &str = "NOPAE";
 const X86_SYSTEM_PTES: u64 = 0xc800_0000;
 const X86_SYSTEM_PTES_END: u64 = 0xd800_0000;
 
@@ -57,23 +60,18 @@ impl Arch {
             Arch::X86 => 4,
         }
     }
-
-    pub(super) fn paging(self) -> Format {
-        match self {
-            Arch::X64 => Format::FourLevel,
-            Arch::X86 => Format::Pae,
-        }
-    }
 }
 
 /// The places of one boot.
 pub(super) struct Places {
     pub(super) arch: Arch,
+    /// The page tables' shape.
+    pub(super) paging: Format,
     pub(super) kernel: u64,
     /// Images end before this.
     pub(super) images_end: u64,
     loader: u64,
-    /// The root's entry for the page tables themselves; PAE has it at a fixed place.
+    /// The root's entry for the page tables themselves; with PAE it is another level's.
     pub(super) self_map: usize,
     /// Where the page tables are seen.
     pub(super) pte_base: u64,
@@ -88,7 +86,7 @@ impl Places {
     pub(super) fn draw(boot: &NtBoot, arch: Arch, seed: &[u8; 32]) -> Places {
         match arch {
             Arch::X64 => Places::draw_x64(boot, seed),
-            Arch::X86 => Places::draw_x86(seed),
+            Arch::X86 => Places::draw_x86(boot, seed),
         }
     }
 
@@ -108,6 +106,7 @@ impl Places {
         let slot_base = |index: usize| 0xffff_0000_0000_0000 | (index as u64) << 39;
         Places {
             arch: Arch::X64,
+            paging: Format::FourLevel,
             kernel,
             images_end: X64_IMAGES_END,
             loader: (kernel - X64_LOADER_DISTANCE) / PAGE * PAGE,
@@ -120,19 +119,29 @@ impl Places {
         }
     }
 
-    fn draw_x86(seed: &[u8; 32]) -> Places {
+    fn draw_x86(boot: &NtBoot, seed: &[u8; 32]) -> Places {
+        let plain = boot.options.split_whitespace().any(|word| word == NO_PAE);
         let kernel = X86_IMAGES + draw(seed, "kernel base") % X86_IMAGES_USED / PAGE * PAGE;
         Places {
             arch: Arch::X86,
+            paging: if plain { Format::TwoLevel } else { Format::Pae },
             kernel,
             images_end: X86_IMAGES_END,
             loader: kernel - X86_LOADER_DISTANCE,
-            self_map: 0,
+            self_map: X86_SELF_MAP,
             pte_base: X86_PTE_BASE,
             system_ptes: X86_SYSTEM_PTES,
             direct_map: X86_DIRECT_MAP,
             direct_map_size: X86_DIRECT_MAP_SIZE,
             shared_user_data: 0xffdf_0000,
+        }
+    }
+
+    /// RAM ends here for this kernel: page tables' entries of four bytes reach no further.
+    pub(super) fn physical_end(&self) -> u64 {
+        match self.paging {
+            Format::TwoLevel => 1 << 32,
+            Format::FourLevel | Format::Pae => u64::MAX,
         }
     }
 

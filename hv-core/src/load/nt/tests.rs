@@ -1,3 +1,4 @@
+use super::paging::LARGE_PAGE;
 use super::*;
 use crate::addr::GuestPhysAddr;
 use crate::load::OutOfRange;
@@ -181,14 +182,19 @@ impl Loaded {
     }
     /// The leaf entry that maps an address.
     fn entry(&self, address: u64) -> Option<(u64, u32)> {
-        let levels: &[u32] = if self.is_x86() {
-            &[30, 21, 12]
-        } else {
-            &[39, 30, 21, 12]
+        let has_pae = self.registers.cr4 & cr4::PAE != 0;
+        let levels: &[u32] = match (self.is_x86(), has_pae) {
+            (false, _) => &[39, 30, 21, 12],
+            (true, true) => &[30, 21, 12],
+            (true, false) => &[22, 12],
         };
         let mut table = self.registers.cr3;
         for &shift in levels {
-            let entry = self.physical(table + (address >> shift & 0x1ff) * 8);
+            let entry = if has_pae {
+                self.physical(table + (address >> shift & 0x1ff) * 8)
+            } else {
+                self.physical(table + (address >> shift & 0x3ff) * 4) & 0xffff_ffff
+            };
             if entry & 1 == 0 {
                 return None;
             }
@@ -448,6 +454,35 @@ fn pae_tables_follow_their_root_and_map_themselves_by_four_entries() {
     }
     assert!((4..512).all(|n| guest.physical(root + n * 8) == 0));
     assert_eq!(guest.translate(0xffdf_0000), block::SHARED_USER_DATA);
+}
+
+#[test]
+fn without_pae_one_directory_maps_the_tables_by_an_entry_of_its_own() {
+    let boot = NtBoot {
+        options: " NODEBUG NOPAE".to_string(),
+        ..guest_for(Arch::X86)
+    };
+    let guest = loaded(&boot, 1);
+    let registers = &guest.registers;
+    assert_eq!(registers.cr4 & (cr4::PAE | cr4::PSE), cr4::PSE);
+    assert_eq!(registers.efer, 0);
+    let root = registers.cr3;
+    assert_eq!(guest.physical(root + 0xc00) & 0xffff_f000, root);
+    assert_eq!(guest.translate(0xc030_0000), root);
+    assert_eq!(guest.translate(0xffdf_0000), block::SHARED_USER_DATA);
+    let block = guest.pointer(registers.gpr[gpr::RSP] + 4);
+    let kernel = guest.pointer(guest.pointer(block + 0x10) + 0x18);
+    assert_eq!(guest.pointer(kernel + 0x1000), kernel + 0x1000);
+    // Code can't be written to, and RAM is mapped by pages of 4 MiB.
+    assert_eq!(
+        guest.entry(kernel + 0x1000).map(|(entry, _)| entry >> 1 & 1),
+        Some(0)
+    );
+    assert_eq!(
+        guest.entry(0x9000_0000 + (8 << 20)).map(|(_, shift)| shift),
+        Some(22)
+    );
+    assert_eq!(guest.translate(0x9000_0000 + MEMORY - 8), MEMORY - 8);
 }
 
 #[test]

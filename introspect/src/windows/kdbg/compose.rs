@@ -13,7 +13,8 @@ use crate::windows::field::{Field, Global};
 use crate::windows::space::Space;
 use hv_core::GuestVirtAddr;
 
-/// The block, with what is known of this kernel; other fields are zero.
+/// The block, with what is known of this kernel; other fields are zero. On x86 its addresses are zero-extended, as the
+/// kernel's own are, and unlike the version block's.
 pub(crate) fn compose(
     windows: &Windows,
     space: &Space<'_>,
@@ -26,25 +27,24 @@ pub(crate) fn compose(
         bytes: vec![0; size_of_build(windows.build().unwrap_or_default())],
     };
     if let Some(head) = list_head {
-        block.set(0, &arch.sign_extend(head).to_le_bytes());
-        block.set(8, &arch.sign_extend(head).to_le_bytes());
+        // A LIST_ENTRY of the kernel's own width, in front of 16 bytes.
+        let width = arch.pointer_size();
+        let head = &head.0.to_le_bytes()[..width];
+        block.set(0, head);
+        block.set(width, head);
     }
     let size = block.bytes.len() as u32;
     block.set(OWNER_TAG, &TAG.to_le_bytes());
     block.set(SIZE, &size.to_le_bytes());
-    block.set(KERN_BASE, &arch.sign_extend(windows.kernel().base).to_le_bytes());
+    block.set(KERN_BASE, &windows.kernel().base.0.to_le_bytes());
     block.set(
         PAE_ENABLED,
-        &u16::from(
-            windows.mode != PagingMode::Bits32 { pse: true }
-                && windows.mode != PagingMode::Bits32 { pse: false },
-        )
-        .to_le_bytes(),
+        &u16::from(!matches!(windows.mode, PagingMode::Bits32 { .. })).to_le_bytes(),
     );
     block.set(PAGE_SIZE, &0x1000u64.to_le_bytes());
     for &(at, global) in ADDRESSES {
         if let Some((address, _)) = windows.find_global(global) {
-            block.set(at, &arch.sign_extend(address).to_le_bytes());
+            block.set(at, &address.0.to_le_bytes());
         }
     }
     if let Ok(variable) = windows.global(Global::MmPteBase)

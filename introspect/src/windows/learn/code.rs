@@ -122,10 +122,25 @@ fn accessor(arch: Arch, code: &[u8], returns: Returns) -> Option<u32> {
                     None => return None,
                 }
             }
+            Mnemonic::Add if returns == Returns::Address && offset.is_none() => {
+                offset = Some(added(&instruction, argument?)?);
+            }
             _ => return None,
         }
     }
     None
+}
+
+/// What `add` adds to the argument where that is the result register already.
+fn added(instruction: &Instruction, argument: Register) -> Option<u32> {
+    let is_immediate = matches!(
+        instruction.op1_kind(),
+        OpKind::Immediate8to32 | OpKind::Immediate32 | OpKind::Immediate8to64 | OpKind::Immediate32to64
+    );
+    let plain =
+        is_immediate && instruction.op0_register() == argument && argument.full_register() == Register::RAX;
+    let offset = plain.then(|| instruction.immediate(1))?;
+    (offset < MAX_OFFSET && offset.is_multiple_of(4)).then_some(offset as u32)
 }
 
 /// `mov reg, [ebp+8]` or `mov reg, [esp+4]`.
@@ -176,6 +191,12 @@ mod tests {
             0x8b, 0xff, 0x55, 0x8b, 0xec, 0x8b, 0x45, 8, 0x8b, 0x80, 0xb4, 0, 0, 0, 0x5d, 0xc2, 4, 0,
         ];
         assert_eq!(accessor(Arch::X86, &code, Returns::Value), Some(0xb4));
+        // mov edi, edi; push ebp; mov ebp, esp; mov eax, [ebp+8]; add eax, 16Ch; pop ebp; ret 4
+        let code = [
+            0x8b, 0xff, 0x55, 0x8b, 0xec, 0x8b, 0x45, 8, 5, 0x6c, 1, 0, 0, 0x5d, 0xc2, 4, 0,
+        ];
+        assert_eq!(accessor(Arch::X86, &code, Returns::Address), Some(0x16c));
+        assert_eq!(accessor(Arch::X86, &code, Returns::Value), None);
     }
 
     #[test]

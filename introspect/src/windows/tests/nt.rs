@@ -521,8 +521,8 @@ impl Nt {
         self.set_word(head, block_at);
         self.set_word(head + self.pointer_size(), block_at);
 
-        let arch = self.arch;
-        let extend = |address: u64| arch.sign_extend(hv_core::GuestVirtAddr(address)).to_le_bytes();
+        // Addresses are zero-extended on x86, and its links a LIST_ENTRY of two words.
+        let width = self.arch.pointer_size();
         let size = kdbg::size_of_build(self.layout.build);
         let mut block = vec![0; size];
         let mut put = |at: usize, bytes: &[u8]| {
@@ -530,14 +530,14 @@ impl Nt {
                 block[at..at + bytes.len()].copy_from_slice(bytes);
             }
         };
-        put(0, &extend(head));
-        put(8, &extend(head));
+        put(0, &head.to_le_bytes()[..width]);
+        put(width, &head.to_le_bytes()[..width]);
         put(kdbg::OWNER_TAG, b"KDBG");
         put(kdbg::SIZE, &(size as u32).to_le_bytes());
-        put(kdbg::KERN_BASE, &extend(self.base));
+        put(kdbg::KERN_BASE, &self.base.to_le_bytes());
         put(kdbg::PAGE_SIZE, &0x1000u64.to_le_bytes());
         for &(at, global) in kdbg::ADDRESSES {
-            put(at, &extend(self.global(global)));
+            put(at, &self.global(global).to_le_bytes());
         }
         for &(at, field) in kdbg::OFFSETS_16 {
             put(

@@ -4,6 +4,8 @@
 //! registers are the session's own ([`super::hardware_breakpoints`]), and so is the trap flag that a host sets to
 //! step: the guest's registers never have either.
 
+mod xstate;
+
 use super::guest::Guest;
 use super::hardware_breakpoints::DebugRegisters;
 use super::reply::Reply;
@@ -67,11 +69,21 @@ pub(super) fn read(guest: &Guest, vcpu: VcpuId, extra: &Extra<'_>) -> Option<Vec
     Some(state::context(guest.arch(), &registers))
 }
 
-/// Writes a whole CONTEXT over a vCPU's registers.
+/// The shortest CONTEXT that says something: up to its flags, and the integer registers that all hosts write.
+const SHORTEST: usize = 0x100;
+
+/// Writes a CONTEXT over a vCPU's registers. A kernel takes all of one from its message buffer; a host that sends less
+/// (radare2 does) counts on the rest being there since it was read: so the rest stays as it is.
 pub(super) fn write(guest: &mut Guest, vcpu: VcpuId, bytes: &[u8], extra: &mut Extra<'_>) -> NtStatus {
-    let Ok(old) = guest.registers(vcpu) else {
+    let (Ok(old), Some(mut whole)) = (guest.registers(vcpu), read(guest, vcpu, extra)) else {
         return NtStatus::INVALID_PARAMETER;
     };
+    let bytes = &bytes[..bytes.len().min(whole.len())];
+    if bytes.len() < SHORTEST {
+        return NtStatus::INVALID_PARAMETER;
+    }
+    whole[..bytes.len()].copy_from_slice(bytes);
+    let bytes = &*whole;
     let mut new = old.clone();
     extra.debug.show(vcpu, &mut new);
     let taken = match guest.arch() {
@@ -119,7 +131,7 @@ pub(super) fn set(guest: &mut Guest, vcpu: VcpuId, old: &Registers, new: &Regist
 }
 
 /// Loads a segment register from the guest's descriptor table, as MOV to it would.
-fn load(guest: &mut Guest, registers: &mut Registers, index: usize, selector: u16) -> bool {
+pub(super) fn load(guest: &mut Guest, registers: &mut Registers, index: usize, selector: u16) -> bool {
     let long = registers.efer & hv_core::regs::efer::LMA != 0;
     let base = registers.segments[index].base;
     let keeps_base = long && (index == seg::FS || index == seg::GS);
@@ -157,7 +169,16 @@ fn load(guest: &mut Guest, registers: &mut Registers, index: usize, selector: u1
     true
 }
 
-/// GetContextEx: a part of the CONTEXT.
+/// The CONTEXT, and behind it what a part up to `end` reaches into.
+fn read_up_to(guest: &Guest, vcpu: VcpuId, end: usize, extra: &Extra<'_>) -> Option<Vec<u8>> {
+    let mut whole = read(guest, vcpu, extra)?;
+    if end > whole.len() {
+        xstate::append(&mut whole, guest.arch(), &guest.registers(vcpu).ok()?);
+    }
+    Some(whole)
+}
+
+/// GetContextEx: a part of the CONTEXT, or of what follows it.
 pub(super) fn read_part(
     guest: &Guest,
     vcpu: VcpuId,
@@ -166,19 +187,20 @@ pub(super) fn read_part(
     reply: &mut Reply,
 ) {
     let mut part: ContextEx = header.get();
-    let whole = read(guest, vcpu, extra).unwrap_or_default();
-    let Some(rest) = whole.get(part.offset.get() as usize..) else {
+    let (offset, count) = (part.offset.get() as usize, part.count.get() as usize);
+    let whole = read_up_to(guest, vcpu, offset.saturating_add(count), extra).unwrap_or_default();
+    let Some(rest) = whole.get(offset..) else {
         part.copied = 0.into();
         header.set(&part);
         return reply.finish(header, NtStatus::UNSUCCESSFUL, 0);
     };
-    let data = &rest[..rest.len().min(part.count.get() as usize)];
+    let data = &rest[..rest.len().min(count)];
     part.copied = (data.len() as u32).into();
     header.set(&part);
     reply.finish_with(header, NtStatus::SUCCESS, data);
 }
 
-/// SetContextEx: a part of the CONTEXT, which counts at once.
+/// SetContextEx: a part of the CONTEXT, which counts at once. Nothing behind the CONTEXT can be changed.
 pub(super) fn write_part(
     guest: &mut Guest,
     vcpu: VcpuId,
@@ -189,11 +211,17 @@ pub(super) fn write_part(
 ) {
     let mut part: ContextEx = header.get();
     let (offset, count) = (part.offset.get() as usize, part.count.get() as usize);
-    let mut whole = read(guest, vcpu, extra).unwrap_or_default();
-    let status = match whole.get_mut(offset..offset.saturating_add(count)) {
+    let end = offset.saturating_add(count);
+    let size = read(guest, vcpu, extra).map_or(0, |context| context.len());
+    let mut whole = read_up_to(guest, vcpu, end, extra).unwrap_or_default();
+    let status = match whole.get_mut(offset..end) {
         Some(place) if data.len() >= count => {
             place.copy_from_slice(&data[..count]);
-            write(guest, vcpu, &whole, extra)
+            if xstate::is_possible(&whole, size) {
+                write(guest, vcpu, &whole, extra)
+            } else {
+                NtStatus::INVALID_PARAMETER
+            }
         }
         _ => NtStatus::INVALID_PARAMETER,
     };

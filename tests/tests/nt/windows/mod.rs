@@ -1,8 +1,10 @@
 //! Microsoft's engine on the NT-shaped guest. What it must say follows from the profile (offsets, places within the
 //! kernel), from the images' files, and from what the guest's own console says; never from what kdd says.
 
+mod at_length;
+mod crash;
+mod endings;
 mod memory;
-mod profiles;
 mod run;
 mod sessions;
 mod target;
@@ -19,6 +21,23 @@ const KNOWN_COMPLAINTS: &[&str] = &[
     "The call to LoadLibrary(ext) failed, Win32 error 0n2",
     "    \"File not found.\"",
     "Please check your debugger configuration and/or network access.",
+    // Frames of programs on x86, which have neither symbols nor unwind data.
+    "WARNING: Frame IP not in any known module. Following frames may be wrong.",
+    // System calls save what the convention lets them change: true of Windows, too.
+    "NOTE: The trap frame does not contain all registers.",
+    "Some register values may be zeroed or incorrect.",
+];
+
+/// Words of trouble in what the engine prints without calling it an error.
+const TROUBLE: &[&str] = &["unable", "error", "failed", "invalid", "corrupt"];
+
+/// Where these words are no trouble: heads of tables that the engine prints always, and what a kernel says in a
+/// bugcheck.
+const NO_TROUBLE: &[&str] = &[
+    "************* Symbol Loading Error Summary",
+    "Module name            Error",
+    "SharedUserData         No error - symbol load deferred",
+    "*** Fatal System Error: ",
 ];
 
 /// A guest with two CPUs, which runs, and its service.
@@ -46,13 +65,24 @@ pub(super) fn options(guest: &NtGuest) -> EngineOptions {
     }
 }
 
-/// The engine has complained of nothing but what is known.
+/// The engine has complained of nothing but what is known, and its log has no word of trouble.
 #[track_caller]
 pub(super) fn nothing_wrong(engine: &Engine) {
     let complaints = engine.complaints();
     let unknown = |line: &&String| !KNOWN_COMPLAINTS.iter().any(|known| line.starts_with(known));
     let unknown: Vec<&String> = complaints.iter().filter(unknown).collect();
     assert!(unknown.is_empty(), "{unknown:#?}");
+    let known = |line: &str| {
+        let mut all = KNOWN_COMPLAINTS.iter().chain(NO_TROUBLE);
+        all.any(|known| line.starts_with(known))
+    };
+    let log = engine.log();
+    let trouble = log.lines().filter(|line| {
+        let line_words = line.split(|c: char| !c.is_ascii_alphanumeric());
+        let mut words = line_words.map(str::to_lowercase);
+        words.any(|word| TROUBLE.contains(&&*word)) && !known(line)
+    });
+    assert_eq!(trouble.collect::<Vec<_>>(), [""; 0]);
 }
 
 /// A number as the engine prints addresses: fffff805`92200000.

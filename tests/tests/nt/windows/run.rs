@@ -12,7 +12,8 @@ fn a_breakpoint_in_a_system_call_is_hit_and_left() {
     engine.begin("g");
     service.console().types("user\r");
     let hit = engine.end();
-    assert!(hit.starts_with("Breakpoint 0 hit\nnt!NtQuerySystemTime"), "{hit}");
+    // The program prints before that.
+    assert!(hit.contains("Breakpoint 0 hit\nnt!NtQuerySystemTime"), "{hit}");
     let stack = engine.run("k");
     assert!(stack.contains("nt!NtQuerySystemTime"), "{stack}");
     assert!(stack.contains("nt!KiSystemServiceCopyEnd+"), "{stack}");
@@ -55,7 +56,7 @@ fn a_write_to_watched_memory_stops_behind_it() {
     engine.begin("g");
     service.console().types("user\r");
     let hit = engine.end();
-    assert!(hit.starts_with("Breakpoint 0 hit\nnt!"), "{hit}");
+    assert!(hit.contains("Breakpoint 0 hit\nnt!"), "{hit}");
     let after = engine.run("dd nt!KiSystemCalls L1");
     let count = |text: &str| {
         let digits = text.split_whitespace().last().unwrap_or_default().to_owned();
@@ -76,7 +77,7 @@ fn a_step_into_a_call_is_in_the_function() {
     engine.run("bp nt!NtQuerySystemTime");
     engine.begin("g");
     service.console().types("user\r");
-    assert!(engine.end().starts_with("Breakpoint 0 hit\n"));
+    assert!(engine.end().contains("Breakpoint 0 hit\n"));
     engine.run("bc *");
     let mut place = engine.run("r rip");
     for _ in 0..10 {

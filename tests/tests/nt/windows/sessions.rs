@@ -1,6 +1,6 @@
 //! Coming and going.
 
-use super::{PROFILE, attached, guest, lives, nothing_wrong, options};
+use super::{PROFILE, attached, guest, lives, nothing_wrong, options, tick};
 use std::time::Duration;
 use tests::kd::packet::{Decoder, Incoming};
 use tests::kd::{Capture, Faults, Relay};
@@ -64,6 +64,45 @@ fn a_link_that_is_slow_and_byte_by_byte_is_good_enough() {
     engine.detach();
 }
 
+/// What gets lost, doubled or changed is sent again: the user sees nothing of it.
+#[test]
+fn a_link_that_spoils_bytes_is_good_enough() {
+    let Some((guest, mut service)) = guest() else {
+        return;
+    };
+    let faults = |seed| Faults {
+        seed,
+        lose: 40,
+        double: 40,
+        flip: 40,
+        ..Faults::default()
+    };
+    let relay = Relay::to(&service.kd_address(), faults(1), faults(2));
+    let mut engine = Engine::attached(relay.address(), &options(guest));
+    engine.run(".reload");
+    let modules = engine.run("lm");
+    for module in guest.modules() {
+        let range = format!("{} {}", tick(module.base), tick(module.end));
+        assert!(modules.contains(&range), "{module:?}:\n{modules}");
+    }
+    engine.run("bp nt!KeClockInterruptNotify");
+    for _ in 0..3 {
+        let hit = engine.run("g");
+        assert!(
+            hit.contains("Breakpoint 0 hit\nnt!KeClockInterruptNotify:\n"),
+            "{hit}"
+        );
+        let stack = engine.run("k");
+        assert!(stack.contains("nt!KiClockInterrupt"), "{stack}");
+        assert!(engine.run("t").contains("nt!KeClockInterruptNotify+0x1:\n"));
+    }
+    engine.run("bc *");
+    assert!(relay.spoilt() > 0);
+    nothing_wrong(&engine);
+    engine.detach();
+    lives(&mut service);
+}
+
 /// A whole session, byte by byte. With `KDD_RECORD=FILE` it is kept, to be replayed against the stub's session.
 #[test]
 fn a_session_can_be_recorded() {
@@ -111,8 +150,8 @@ fn the_guest_is_as_if_nobody_had_been_there() {
     if !tests::has_engine() {
         return;
     }
-    for cpus in [1, 2] {
-        let Some(guest) = nt_guest(PROFILE, cpus) else {
+    for (profile, cpus) in [(PROFILE, 1), (PROFILE, 4), ("win7-x86", 1), ("win10-x86", 4)] {
+        let Some(guest) = nt_guest(profile, cpus) else {
             return;
         };
         let service = guest.service();
@@ -130,12 +169,12 @@ fn the_guest_is_as_if_nobody_had_been_there() {
             let hit = engine.run("g");
             assert!(hit.contains("Breakpoint 0 hit"), "{hit}");
         }
-        engine.run_all(&["t", "p", "bc *", "ba w8 nt!KiTickCount", "g", "bc *"]);
+        engine.run_all(&["t", "p", "gu", "~0s", "bc *", "ba w4 nt!KiTickCount", "g", "bc *"]);
         engine.detach();
         service.kdd(&["pause", "vm"]).done();
         let info = service.kdd(&["info", "vm", "--hash", "--json"]).done().json();
         let time = info["uptime_instructions"].as_u64().expect("a time");
         let hash = info["state_hash"].as_str().expect("a hash");
-        assert_eq!(hash, guest.undisturbed(time), "{cpus} CPUs at {time}");
+        assert_eq!(hash, guest.undisturbed(time), "{profile}, {cpus} CPUs at {time}");
     }
 }

@@ -1,0 +1,9 @@
+//! Linux seen from outside, on Debian's stock kernels that really run: each answer is compared with what the guest says
+//! of itself on its console.
+
+mod crash;
+mod guest;
+mod hostile;
+mod pages;
+mod recognise;
+mod tasks;
