@@ -36,16 +36,11 @@ fn types(command: &str) -> impl FnOnce(&mut Service) {
     move |service| service.console().types(&format!("{command}\r"))
 }
 
-/// The shell's command that writes a byte to a port.
-fn write_port(port: u16, value: u8) -> String {
-    format!("printf '\\{value:03o}' | dd of=/dev/port bs=1 seek={port} 2>/dev/null")
-}
-
 #[test]
 fn a_reset_is_told_with_its_port() {
     let Some(snapshot) = one_vcpu() else { return };
     let mut service = snapshot.service();
-    let told = incident(&mut service, "reset", types(&write_port(0xcf9, 6)));
+    let told = incident(&mut service, "reset", types("reboot -f"));
     assert_eq!(told["cause"], "reset");
     assert_eq!(
         told["detail"],
@@ -54,22 +49,11 @@ fn a_reset_is_told_with_its_port() {
 }
 
 #[test]
-fn a_stock_kernel_finds_pvpanic_and_its_crash_kernel_does_not_end_the_domain() {
+fn a_stock_kernel_finds_pvpanic() {
     let Some(snapshot) = one_vcpu() else { return };
     let mut service = snapshot.service();
     let ports = service.console().command("cat /proc/ioports");
     assert!(ports.contains("0505-0505 : QEMU0001:00"), "{ports}");
-    let told = incident(&mut service, "crash", types(&write_port(0x505, 2)));
-    let words = "the guest reported a panic and starts its crash kernel (pvpanic)";
-    assert_eq!(
-        (&told["cause"], &told["detail"]),
-        (&"crash".into(), &words.into())
-    );
-    service.console().answers();
-    assert_eq!(service.info("vm")["guest_crash"], words);
-    let told = incident(&mut service, "crash", types(&write_port(0x505, 1)));
-    assert_eq!(told["detail"], "the guest reported a panic (pvpanic)");
-    assert_eq!(service.state("vm").0, "crashed");
 }
 
 #[test]
