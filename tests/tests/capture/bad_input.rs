@@ -179,17 +179,18 @@ impl Drop for Mount {
 fn in_the_middle(guest: &Guest, folder: &Path) -> Child {
     let client = begin(&guest.service, &["dump", "vm", "-o", &text(&folder.join("x"))]);
     let deadline = Instant::now() + LIMIT;
-    loop {
-        let files = names(folder);
-        if let [name] = files.as_slice() {
-            assert!(name.starts_with(".x.") && name.ends_with(".partial"), "{name}");
-            if fs::metadata(folder.join(name)).is_ok_and(|facts| facts.len() > 4 << 20) {
-                return client;
-            }
-        }
-        assert!(Instant::now() < deadline, "{files:?}");
+    while !has_begun(folder) {
+        assert!(Instant::now() < deadline, "{:?}", names(folder));
         std::thread::sleep(Duration::from_millis(1));
     }
+    client
+}
+
+fn has_begun(folder: &Path) -> bool {
+    names(folder).iter().any(|name| {
+        assert!(name.starts_with(".x.") && name.ends_with(".partial"), "{name}");
+        fs::metadata(folder.join(name)).is_ok_and(|facts| facts.len() > 4 << 20)
+    })
 }
 
 #[test]
