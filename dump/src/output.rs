@@ -82,13 +82,26 @@ impl NewFile {
     ///
     /// # Errors
     /// [`Error::Exists`] if another file took the name meanwhile, or the operating system's. The file is gone then.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
+        self.commit_if(&|| true)
+    }
+
+    /// The same, if it is still wanted when all is on the disk, which takes a while for a large file.
+    ///
+    /// # Errors
+    /// As [`NewFile::commit`]; [`Error::Cancelled`].
+    pub fn commit_if(mut self, wanted: &dyn Fn() -> bool) -> Result<()> {
         let name = self.path.display().to_string();
         let file = self.file.as_file_mut();
         // A hole at the end is only there once the length says so.
         let length = file.stream_position().map_err(Error::io(&*name))?;
         file.set_len(length).map_err(Error::io(&*name))?;
-        file.sync_all().map_err(Error::io(&*name))?;
+        if wanted() {
+            file.sync_all().map_err(Error::io(&*name))?;
+        }
+        if !wanted() {
+            return Err(Error::Cancelled);
+        }
         let renamed = if self.replace {
             self.file.persist(&self.path)
         } else {
@@ -188,6 +201,15 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!((&bytes[..4], bytes.len()), (&b"page"[..], 104));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_no_longer_wanted_when_it_is_complete_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = NewFile::create(&folder.path().join("x"), false).unwrap();
+        file.write_all(b"PAGE").unwrap();
+        assert!(matches!(file.commit_if(&|| false), Err(Error::Cancelled)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -65,7 +65,9 @@ impl Service {
             .write(subject.domain(), output.sink(), &mut watcher)
             .map_err(|error| cannot_write(&what, &error))?;
         let paused = subject.release();
-        output.commit().map_err(|error| cannot_write(&what, &error))?;
+        output
+            .commit(&wanted)
+            .map_err(|error| cannot_write(&what, &error))?;
         Ok(plan.report(&request.path, written, paused))
     }
 
@@ -102,7 +104,7 @@ impl Service {
         };
         let written = plan
             .write(domain, &mut file, &mut watcher)
-            .and_then(|written| file.commit().map(|()| written))
+            .and_then(|written| file.commit_if(wanted).map(|()| written))
             .map_err(|error| cannot_write(&what, &error))?;
         Ok(plan.report(path, written, Duration::ZERO))
     }
@@ -543,9 +545,9 @@ impl<'a> Output<'a> {
         }
     }
 
-    fn commit(self) -> dump::Result<()> {
+    fn commit(self, wanted: &dyn Fn() -> bool) -> dump::Result<()> {
         match self {
-            Output::File(file) => file.commit(),
+            Output::File(file) => file.commit_if(wanted),
             Output::Pipe(_) => Ok(()),
         }
     }
