@@ -262,8 +262,8 @@ fn a_client_that_is_killed_leaves_nothing_and_the_guest_goes_on() {
     let guest = bare::full(FULL);
     let folder = guest.folder("dumps");
     ended_in_the_middle(&guest, &folder, Signal::KILL);
-    // As does Ctrl-C.
-    ended_in_the_middle(&guest, &folder, Signal::INT);
+    // As does one that is asked to end. (A SIGINT may be ignored where the tests run in the background.)
+    ended_in_the_middle(&guest, &folder, Signal::TERM);
 }
 
 #[test]
