@@ -14,7 +14,7 @@ const FULL: u32 = 512 << 20;
 
 #[test]
 fn places_that_cannot_be_written_are_refused_and_nothing_is_left() {
-    let guest = bare::running(&bare::counting(), "16M");
+    let guest = bare::counting_guest("16M");
     let folder = guest.folder("dumps");
     let there = folder.join("there");
     fs::write(&there, "precious").expect("a file");
@@ -52,7 +52,7 @@ fn places_that_cannot_be_written_are_refused_and_nothing_is_left() {
 
 #[test]
 fn formats_that_do_not_fit_the_guest_are_refused() {
-    let guest = bare::running(&bare::counting(), "16M");
+    let guest = bare::counting_guest("16M");
     let folder = guest.folder("dumps");
     let output = text(&folder.join("x"));
     for (arguments, words) in [

@@ -85,18 +85,26 @@ pub const POWER_OFF: &[u8] = &[
 #[track_caller]
 pub fn full(bytes: u32) -> Guest {
     let guest = running(&filling(bytes), "768M");
-    until("the guest's memory to be full", || {
-        let read = guest.service.kdd(&[
-            "mem",
-            "read",
-            "vm",
-            &format!("{FIRST:x}"),
-            "1",
-            "--phys",
-            "-o",
-            "-",
-        ]);
-        read.stdout == [1]
-    });
+    until_it_counted(&guest);
     guest
+}
+
+/// A guest that is counting: it has begun.
+#[track_caller]
+pub fn counting_guest(memory: &str) -> Guest {
+    let guest = running(&counting(), memory);
+    until_it_counted(&guest);
+    guest
+}
+
+/// Waits until the first counter isn't zero.
+#[track_caller]
+fn until_it_counted(guest: &Guest) {
+    let first = format!("{FIRST:x}");
+    until("the guest to count", || {
+        let read = guest
+            .service
+            .kdd(&["mem", "read", "vm", &first, "4", "--phys", "-o", "-"]);
+        read.stdout.iter().any(|byte| *byte != 0)
+    });
 }

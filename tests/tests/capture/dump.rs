@@ -66,7 +66,7 @@ fn number(image: &dyn Image, address: u64) -> u32 {
 
 #[test]
 fn a_live_dump_is_of_one_instant_and_the_guest_runs_on() {
-    let guest = bare::running(&bare::counting(), "64M");
+    let guest = bare::counting_guest("64M");
     let (_, before) = guest.service.state("vm");
     let path = guest.service.scratch().path("live");
     for round in 0..3 {
@@ -97,7 +97,7 @@ fn a_live_dump_is_of_one_instant_and_the_guest_runs_on() {
 
 #[test]
 fn a_running_guest_stands_still_while_it_is_dumped_and_goes_on() {
-    let guest = bare::running(&bare::counting(), "64M");
+    let guest = bare::counting_guest("64M");
     let path = guest.service.scratch().path("still");
     let outcome = guest.service.kdd(&["dump", "vm", "-o", &text(&path)]).done();
     assert!(outcome.text().contains("it stood still for "), "{outcome:?}");

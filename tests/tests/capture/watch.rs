@@ -518,7 +518,7 @@ fn two_domains_are_watched_at_once() {
 
 #[test]
 fn a_domain_that_goes_ends_its_watch_with_a_word() {
-    let guest = bare::running(&bare::counting(), "16M");
+    let guest = bare::counting_guest("16M");
     let mut watch = guest.watch(&["--on", "crash"]);
     watch.armed();
     guest.service.kdd(&["destroy", "vm"]).done();
@@ -528,7 +528,7 @@ fn a_domain_that_goes_ends_its_watch_with_a_word() {
         "{why}"
     );
 
-    let guest = bare::running(&bare::counting(), "16M");
+    let guest = bare::counting_guest("16M");
     let mut watch = guest.watch(&["--on", "crash"]);
     watch.armed();
     guest.service.terminate();
