@@ -135,6 +135,10 @@ fn windows_dumps_say_what_the_guest_says() {
                 expected_registers.iter().zip(&said(&served, format, registers))
             {
                 for (name, value) in expected["registers"].as_object().expect("registers") {
+                    // Neither QEMU's notes nor NT_PRSTATUS have the task priority.
+                    if name == "cr8" && format == "elf" {
+                        continue;
+                    }
                     if !missing.contains(&&**name) {
                         assert_eq!(&got["registers"][name], value, "{format}: {command}: {name}");
                     }

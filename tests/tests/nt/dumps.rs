@@ -131,6 +131,8 @@ fn same(profile: &str, cpus: u32, bugcheck: bool) {
         // The third way: the same file as a guest.
         if file.ends_with("windows-bitmap.dmp") {
             let path = file.to_str().expect("UTF-8");
+            // The guest's own service may have ended with it.
+            let service = Service::serve(&[] as &[&str]);
             service
                 .kdd(&["create", "--dump", path, "--name", "dump", "--kd", "127.0.0.1:0"])
                 .done();
