@@ -5,7 +5,7 @@ use super::kdbg::{Address, DebuggerBlock, PrcbOffset};
 use super::write::Options;
 use crate::source::Source;
 use crate::{Error, Result};
-use hv_core::regs::{Registers, gpr};
+use hv_core::regs::Registers;
 use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 use introspect::windows::{Arch, Bugcheck, DebuggerData, Field, Global, Guest, SharedData, Windows, state};
 use introspect::{AddressSpace, PageTables, PagingMode};
@@ -244,7 +244,11 @@ impl Look<'_, '_, '_> {
         let at_entry = vcpus.iter().find(|(_, registers)| {
             entry.is_some_and(|entry| self.arch().address(registers.rip) == entry && registers.cpl() == 0)
         });
-        let noticed = at_entry.and_then(|(vcpu, registers)| Some((*vcpu, self.arguments(registers)?)));
+        let arch = self.arch();
+        let noticed = at_entry.and_then(|(vcpu, registers)| {
+            let read = |address, buffer: &mut [u8]| self.tables.read(address, buffer).is_ok();
+            Some((*vcpu, Bugcheck::at_entry(arch, registers, read)?))
+        });
         let recorded = match self.windows.bugcheck(self.guest) {
             Ok(recorded) => recorded,
             Err(error) => {
@@ -260,47 +264,10 @@ impl Look<'_, '_, '_> {
         if let Some(reason) = reason.filter(|reason| recorded != Some(*reason))
             && let Ok(data) = self.windows.global(Global::KiBugCheckData)
         {
-            let size = self.arch().pointer_size();
-            let [p1, p2, p3, p4] = reason.parameters;
-            let words = [u64::from(reason.code), p1, p2, p3, p4];
-            let bytes: Vec<u8> = words
-                .iter()
-                .flat_map(|word| word.to_le_bytes().into_iter().take(size))
-                .collect();
-            self.patch("KiBugCheckData", data, &bytes);
+            self.patch("KiBugCheckData", data, &reason.data(arch));
         }
         let reporter = options.vcpu.or(noticed.map(|(vcpu, _)| vcpu));
         (reason, reporter.unwrap_or_default())
-    }
-
-    /// The arguments of KeBugCheckEx, for a vCPU that stands at its first instruction.
-    fn arguments(&mut self, registers: &Registers) -> Option<Bugcheck> {
-        let stack = registers.gpr[gpr::RSP];
-        match self.arch() {
-            Arch::X64 => {
-                // Behind the return address and the home of four registers.
-                let fifth = self.pointer(GuestVirtAddr(stack.wrapping_add(0x28)))?;
-                Some(Bugcheck {
-                    code: registers.gpr[gpr::RCX] as u32,
-                    parameters: [
-                        registers.gpr[gpr::RDX],
-                        registers.gpr[8],
-                        registers.gpr[9],
-                        fifth.0,
-                    ],
-                })
-            }
-            Arch::X86 => {
-                let mut word = |n: u64| {
-                    let at = GuestVirtAddr(stack.wrapping_add(4 + 4 * n) & 0xffff_ffff);
-                    self.u32(at)
-                };
-                Some(Bugcheck {
-                    code: word(0)?,
-                    parameters: [word(1)?.into(), word(2)?.into(), word(3)?.into(), word(4)?.into()],
-                })
-            }
-        }
     }
 
     /// Writes each vCPU's registers where debuggers look for them; how many processors they will look at.

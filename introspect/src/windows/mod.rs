@@ -16,6 +16,7 @@
 //! that breaks off says so and gives what was read before ([`Walk`]). A field whose place isn't known in this build
 //! is absent and never guessed.
 
+mod bugcheck;
 mod entry;
 mod error;
 mod facts;

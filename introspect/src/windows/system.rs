@@ -7,36 +7,18 @@ use super::facts::{Arch, Bugcheck, PhysicalRun, SharedData};
 use super::field::Global;
 use super::guest::Guest;
 use super::space::Space;
-use hv_core::regs::gpr;
 use hv_core::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 
 /// The most runs of physical memory.
 const MAX_RUNS: u64 = 1024;
 
 impl Windows {
-    /// The bugcheck that a vCPU is just about to begin: it is at the first instruction of KeBugCheckEx, which notes the
-    /// code and the parameters down where [`Windows::bugcheck`] reads them. `None` where they can't be read.
+    /// The bugcheck that a vCPU at the first instruction of KeBugCheckEx is about to begin; see [`Bugcheck::at_entry`].
     pub fn bugcheck_at_entry(&self, guest: Guest<'_>, vcpu: VcpuId) -> Option<Bugcheck> {
         let registers = guest.vcpus.registers(vcpu).ok()?;
         let space = Space::new(guest, self.arch, self.mode, registers.cr3);
-        let stack = GuestVirtAddr(registers.gpr[gpr::RSP]);
-        let word = |offset| {
-            space
-                .word("an argument of KeBugCheckEx", stack.wrapping_add(offset))
-                .ok()
-        };
-        let (code, parameters) = match self.arch {
-            // Microsoft's x64 calling convention: four in registers, the fifth behind the return address and their homes.
-            Arch::X64 => {
-                let register = |index: usize| registers.gpr[index];
-                let parameters = [register(gpr::RDX), register(8), register(9), word(0x28)?];
-                (register(gpr::RCX), parameters)
-            }
-            Arch::X86 => (word(4)?, [word(8)?, word(12)?, word(16)?, word(20)?]),
-        };
-        Some(Bugcheck {
-            code: code as u32,
-            parameters,
+        Bugcheck::at_entry(self.arch, &registers, |address, buffer| {
+            space.read(address, buffer).is_ok()
         })
     }
 

@@ -7,6 +7,7 @@
 //! What is written is a fork, so that a reset, a debugger's write or the domain's end meanwhile changes nothing of it. A
 //! domain that is dumped live stands still only while it is forked.
 
+use super::kernel::Kernel;
 use super::pause::Held;
 use super::pipe::Pipe;
 use super::{Managed, Service};
@@ -44,7 +45,7 @@ impl Service {
         // Symbols are looked for while the guest runs.
         let windows = managed.known_windows(&self.symbols);
         let subject = Subject::take(&managed, request.live)?;
-        let system = System::recognise(subject.domain(), windows);
+        let system = System::recognise(subject.domain(), windows.map(Kernel::Windows));
         let options = Options {
             format: request
                 .format
@@ -196,25 +197,23 @@ impl Drop for Fork {
 
 /// The operating system, as far as it was recognised.
 pub(super) enum System {
-    Windows(Arc<Windows>),
-    Linux(Box<Linux>),
-    /// Neither; why not, in words.
+    Known(Kernel),
+    /// None that is known; why not, in words.
     Unknown(String),
 }
 
 impl System {
-    /// What runs in a domain that stands still; `windows` if that is known already.
-    pub fn recognise(domain: &dyn Introspect, windows: Option<Arc<Windows>>) -> System {
-        let guest = Guest::from(domain);
-        if let Some(windows) = windows.filter(|windows| windows.is_still_there(guest)) {
-            return System::Windows(windows);
+    /// What runs in a domain that stands still; `known` is what was recognised before.
+    pub fn recognise(domain: &dyn Introspect, known: Option<Kernel>) -> System {
+        if let Some(kernel) = known.filter(|kernel| kernel.is_still_there(domain)) {
+            return System::Known(kernel);
         }
-        let no_windows = match Windows::recognise(guest, &symbols::SymbolPath::default()) {
-            Ok(windows) => return System::Windows(Arc::new(windows)),
+        let no_windows = match Windows::recognise(domain.into(), &symbols::SymbolPath::default()) {
+            Ok(windows) => return System::Known(Kernel::Windows(Arc::new(windows))),
             Err(error) => error,
         };
         match Linux::recognise(domain.into()) {
-            Ok(linux) => System::Linux(Box::new(linux)),
+            Ok(linux) => System::Known(Kernel::Linux(Arc::new(linux))),
             Err(error) => System::Unknown(format!("{no_windows}; {error}")),
         }
     }
@@ -222,18 +221,19 @@ impl System {
     /// The format that suits it best.
     pub fn usual_format(&self, domain: &dyn Introspect) -> DumpFormat {
         match self {
-            System::Windows(windows) if Source::new(domain).ram().len() > windows_runs(windows.arch()) => {
+            System::Known(Kernel::Windows(windows))
+                if Source::new(domain).ram().len() > windows_runs(windows.arch()) =>
+            {
                 DumpFormat::WindowsBitmap
             }
-            System::Windows(_) => DumpFormat::Windows,
-            System::Linux(_) | System::Unknown(_) => DumpFormat::Elf,
+            System::Known(Kernel::Windows(_)) => DumpFormat::Windows,
+            System::Known(Kernel::Linux(_)) | System::Unknown(_) => DumpFormat::Elf,
         }
     }
 
     fn name(&self) -> Option<String> {
         match self {
-            System::Windows(windows) => Some(windows.description()),
-            System::Linux(linux) => Some(linux.description()),
+            System::Known(kernel) => Some(kernel.name()),
             System::Unknown(_) => None,
         }
     }
@@ -275,15 +275,15 @@ impl<'a> Plan<'a> {
                 warnings.push(format!("its operating system was not recognised: {why}"));
             }
             (DumpFormat::Elf, _)
-            | (DumpFormat::Kdump, System::Linux(_))
+            | (DumpFormat::Kdump, System::Known(Kernel::Linux(_)))
             | (
                 DumpFormat::Windows | DumpFormat::WindowsBitmap | DumpFormat::WindowsKernel,
-                System::Windows(_),
+                System::Known(Kernel::Windows(_)),
             ) => {}
             (DumpFormat::Kdump, _) => {
                 return refused("no Linux kernel was recognised in it", "use --format elf");
             }
-            (_, System::Linux(_)) => {
+            (_, System::Known(Kernel::Linux(_))) => {
                 return refused("Linux runs in it, not Windows", "use --format elf or kdump");
             }
             (_, _) => return refused("no Windows kernel was recognised in it", "use --format elf"),
@@ -339,7 +339,7 @@ impl<'a> Plan<'a> {
                 elf::write(&source, &registers(domain)?, &facts, &options, sink, observer)
             }
             (DumpFormat::Kdump, _) => self.write_kdump(domain, &source, sink, observer),
-            (format, System::Windows(windows)) => {
+            (format, System::Known(Kernel::Windows(windows))) => {
                 let options = windows::Options {
                     kind: match format {
                         DumpFormat::WindowsKernel => windows::Kind::BitmapKernel,
@@ -396,12 +396,12 @@ fn windows_runs(arch: Arch) -> usize {
 /// Why the guest crashed, if it did, in words.
 fn crash(domain: &dyn Introspect, system: &System) -> Option<String> {
     let by_system = match system {
-        System::Windows(windows) => windows
+        System::Known(Kernel::Windows(windows)) => windows
             .bugcheck(Guest::from(domain))
             .ok()
             .flatten()
             .map(|bugcheck| bugcheck_words(&bugcheck)),
-        System::Linux(linux) => linux
+        System::Known(Kernel::Linux(linux)) => linux
             .crash(domain)
             .ok()
             .and_then(|crash| crash.message().map(str::to_owned)),
@@ -434,7 +434,7 @@ impl Plan<'_> {
         // Pages of zeros take no space as it is, and crash wants to read them.
         let level = u32::from(self.options.level & !1);
         match self.system {
-            System::Linux(linux) if level != 0 => {
+            System::Known(Kernel::Linux(linux)) if level != 0 => {
                 let kinds = linux
                     .page_kinds(domain)
                     .map_err(|error| Error::WrongGuest(format!("its pages' kinds aren't known: {error}")))?;
@@ -464,7 +464,7 @@ impl PageFilter for ByKind<'_> {
 
 /// What a Linux dump needs to know of the kernel.
 fn facts(domain: &dyn Introspect, system: &System) -> LinuxFacts {
-    let System::Linux(linux) = system else {
+    let System::Known(Kernel::Linux(linux)) = system else {
         return LinuxFacts::default();
     };
     let image = linux.kernel();

@@ -19,6 +19,7 @@ mod endpoint;
 mod fork;
 mod guest_crash;
 mod guest_files;
+mod kernel;
 mod managed;
 mod memory;
 mod pause;

@@ -16,6 +16,7 @@ mod script;
 mod triggers;
 
 use super::capture::{System, bugcheck_words};
+use super::kernel::Kernel;
 use super::{Managed, Service, guest_crash, lock};
 use crate::Failure;
 use crate::control::caller::Caller;
@@ -33,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use triggers::{Kernel, Triggers};
+use triggers::Triggers;
 
 /// How often a watch looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -458,11 +459,7 @@ impl<'a> Watch<'a> {
     }
 
     fn dump(&self, folder: &Path, bugcheck: Option<Bugcheck>, incident: &mut Incident) {
-        let windows = match &self.kernel {
-            Some(Kernel::Windows(windows)) => Some(windows.clone()),
-            _ => None,
-        };
-        let system = System::recognise(self.managed.domain(), windows);
+        let system = System::recognise(self.managed.domain(), self.kernel.clone());
         let format = self
             .rule
             .format

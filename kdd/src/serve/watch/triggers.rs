@@ -11,45 +11,12 @@
 
 use crate::control::message::Trigger;
 use crate::parse;
+use crate::serve::kernel::Kernel;
 use hv_core::introspect::{Breakpoint, BreakpointId, BreakpointKind, Introspect, Place};
 use hv_core::regs::gpr;
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::Session;
 use introspect::linux::Linux;
-use introspect::windows::Windows;
-use std::sync::Arc;
-
-/// The kernel that was recognised.
-#[derive(Clone)]
-pub(super) enum Kernel {
-    Windows(Arc<Windows>),
-    Linux(Arc<Linux>),
-}
-
-impl Kernel {
-    pub fn name(&self) -> String {
-        match self {
-            Kernel::Windows(windows) => windows.description(),
-            Kernel::Linux(linux) => linux.description(),
-        }
-    }
-
-    /// The address of a symbol.
-    pub fn symbol(&self, name: &str) -> Option<GuestVirtAddr> {
-        match self {
-            Kernel::Windows(windows) => windows.symbol(name),
-            Kernel::Linux(linux) => linux.symbol(name),
-        }
-    }
-
-    /// Whether it is still the one that runs.
-    pub fn is_still_there(&self, domain: &dyn Introspect) -> bool {
-        match self {
-            Kernel::Windows(windows) => windows.is_still_there(domain.into()),
-            Kernel::Linux(linux) => linux.is_still_there(domain),
-        }
-    }
-}
 
 /// The breakpoints of a watch.
 #[derive(Default)]
