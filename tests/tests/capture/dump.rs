@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tests::Gdb;
 
@@ -110,14 +110,7 @@ fn a_running_guest_stands_still_while_it_is_dumped_and_goes_on() {
 #[test]
 fn what_is_done_to_a_guest_while_it_is_dumped_is_not_in_the_dump() {
     let guest = bare::full(256 << 20);
-    let pipe = guest.service.scratch().path("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .expect("mkfifo")
-            .success()
-    );
+    let pipe = named_pipe(&guest);
     let reader = begin_reading(&pipe);
     let mut client = begin(&guest.service, &["dump", "vm", "-o", &text(&pipe)]);
     let mut stream = reader.join().expect("the pipe is open");
@@ -136,6 +129,15 @@ fn what_is_done_to_a_guest_while_it_is_dumped_is_not_in_the_dump() {
             "page {pfn:#x}"
         );
     }
+}
+
+/// A new named pipe.
+#[track_caller]
+fn named_pipe(guest: &Guest) -> PathBuf {
+    let pipe = guest.service.scratch().path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    pipe
 }
 
 fn begin_reading(pipe: &Path) -> std::thread::JoinHandle<fs::File> {
@@ -308,14 +310,7 @@ fn a_dump_goes_to_standard_output_and_to_pipes() {
             );
         }
     }
-    let pipe = scratch.path("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .expect("mkfifo")
-            .success()
-    );
+    let pipe = named_pipe(&guest);
     // Without a reader it doesn't wait for ever.
     let why = guest.service.kdd(&["dump", "vm", "-o", &text(&pipe)]).fails(1);
     assert!(why.contains("nobody reads this pipe"), "{why}");
@@ -378,14 +373,7 @@ fn a_debugger_that_holds_the_guest_is_not_disturbed_by_a_dump() {
 #[test]
 fn a_timeout_ends_a_dump_that_waits_and_the_guest_goes_on() {
     let guest = bare::full(64 << 20);
-    let pipe = guest.service.scratch().path("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .expect("mkfifo")
-            .success()
-    );
+    let pipe = named_pipe(&guest);
     let _reader = begin_reading(&pipe);
     let dump = ["dump", "vm", "-o", &text(&pipe), "--timeout", "0.5"];
     guest.service.kdd(&dump).fails(124);

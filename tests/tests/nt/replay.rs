@@ -34,6 +34,22 @@ struct Session {
 /// Before the last `g` of the commands that are marked with it, this is typed at the guest's console.
 const BUGCHECK: &str = "bugcheck deadbeef 11 22 33 44\r";
 
+/// From attach through a breakpoint, steps and a bugcheck to detach.
+const SHORT: &[&str] = &[
+    "r",
+    "k",
+    "lm",
+    "bp nt!KiSwapContext",
+    "g",
+    "t",
+    "p",
+    "bc *",
+    BUGCHECK,
+    ".bugcheck",
+    "k",
+    "qd",
+];
+
 const SESSIONS: &[Session] = &[
     Session {
         name: "win10-19041-x64",
@@ -73,58 +89,19 @@ const SESSIONS: &[Session] = &[
         name: "win7-x86",
         profile: "win7-x86",
         cpus: 1,
-        commands: &[
-            "r",
-            "k",
-            "lm",
-            "bp nt!KiSwapContext",
-            "g",
-            "t",
-            "p",
-            "bc *",
-            BUGCHECK,
-            ".bugcheck",
-            "k",
-            "qd",
-        ],
+        commands: SHORT,
     },
     Session {
         name: "win7-x64",
         profile: "win7-x64",
         cpus: 2,
-        commands: &[
-            "r",
-            "k",
-            "lm",
-            "bp nt!KiSwapContext",
-            "g",
-            "t",
-            "p",
-            "bc *",
-            BUGCHECK,
-            ".bugcheck",
-            "k",
-            "qd",
-        ],
+        commands: SHORT,
     },
     Session {
         name: "win11-22621-x64",
         profile: "win11-22621-x64",
         cpus: 1,
-        commands: &[
-            "r",
-            "k",
-            "lm",
-            "bp nt!KiSwapContext",
-            "g",
-            "t",
-            "p",
-            "bc *",
-            BUGCHECK,
-            ".bugcheck",
-            "k",
-            "qd",
-        ],
+        commands: SHORT,
     },
 ];
 
