@@ -93,6 +93,16 @@ impl Btf {
         &self.bytes
     }
 
+    /// Whether it goes on where another ends.
+    pub(crate) fn is_split(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// The strings, each with a NUL behind it; a module's without its base's.
+    pub(crate) fn strings(&self) -> &[u8] {
+        self.bytes.get(self.strings.clone()).unwrap_or_default()
+    }
+
     /// Every type that is here, without the base's.
     pub fn iter(&self) -> impl Iterator<Item = Type<'_>> {
         let first = self.first_id();
