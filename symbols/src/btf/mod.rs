@@ -10,7 +10,7 @@
 
 mod parse;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 pub use types::{Function, Item, Kind, Member, Parameter, Structure, Type};

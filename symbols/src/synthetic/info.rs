@@ -16,6 +16,8 @@ use std::collections::{HashMap, HashSet};
 const MAX_INFO: usize = 128 << 20;
 /// Parameters of a function; C promises 127.
 const MAX_PARAMETERS: usize = 255;
+/// Bytes of a variable whose end only the next symbol tells: what gdb shows at most (`max-value-size`).
+const MAX_ARRAY: u64 = 1 << 16;
 /// Type tags in a row.
 const MAX_CHAIN: usize = 64;
 const DW_LANG_C99: u8 = 0x0c;
@@ -433,7 +435,7 @@ impl<'a> Info<'a> {
                 }
                 Shape::Array(_) => {
                     let size = of.size().filter(|&size| size != 0).unwrap_or(1);
-                    let count = self.symbols.size(symbol.address) / size;
+                    let count = self.symbols.size(symbol.address).min(MAX_ARRAY) / size;
                     self.array(Some(of.id()), count);
                     self.variable(symbol.name, symbol.address, None, Some(at));
                 }

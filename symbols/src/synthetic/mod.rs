@@ -16,6 +16,7 @@
 //! sizes are bounded, names are printable, and types end.
 
 mod abbrev;
+pub mod cache;
 mod elf;
 mod frames;
 mod globals;
@@ -24,6 +25,8 @@ mod info;
 mod orc;
 mod out;
 mod symtab;
+#[cfg(test)]
+mod tests;
 
 pub use orc::{MAX_ROWS, Orc, OrcVersion};
 

@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(signed(-2), [0x7e]);
         assert_eq!(signed(127), [127 | 0x80, 0]);
         assert_eq!(signed(-128), [0x80, 0x7f]);
-        assert_eq!(signed(-129), [0x7f, 0x7e]);
+        assert_eq!(signed(-129), [0x7f | 0x80, 0x7e]);
     }
 
     #[test]
