@@ -8,7 +8,8 @@
 //!                                    Pdb: names ↔ RVAs, structures → sizes and offsets
 //!
 //!   a Linux kernel's own memory ── kallsyms ──► names ↔ addresses
-//!                               └─ btf ───────► structures → sizes and offsets
+//!                               ├─ btf ───────► structures → sizes and offsets
+//!                               └─ synthetic ─► an ELF file with both, for debuggers
 //! ```
 //!
 //! This crate knows no guest and no hypervisor: images are read through a closure. PDB files, servers' answers and
@@ -39,6 +40,7 @@ mod names;
 mod path;
 mod pdb;
 pub mod pe;
+pub mod synthetic;
 
 pub use id::{Guid, PdbId};
 pub use locate::{Found, LocateError, Tried};

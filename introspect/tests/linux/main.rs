@@ -6,4 +6,5 @@ mod guest;
 mod hostile;
 mod pages;
 mod recognise;
+mod synthetic;
 mod tasks;

@@ -10,7 +10,7 @@
 
 mod parse;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 pub use types::{Function, Item, Kind, Member, Parameter, Structure, Type};
@@ -91,6 +91,16 @@ impl Btf {
     /// The bytes that were read.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Whether it goes on where another ends.
+    pub(crate) fn is_split(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// The strings, each with a NUL behind it; a module's without its base's.
+    pub(crate) fn strings(&self) -> &[u8] {
+        self.bytes.get(self.strings.clone()).unwrap_or_default()
     }
 
     /// Every type that is here, without the base's.

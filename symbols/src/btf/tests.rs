@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 /// Types by their words, and the strings that they name.
 #[derive(Default)]
-struct Builder {
+pub(crate) struct Builder {
     types: Vec<u8>,
     strings: Vec<u8>,
     /// Length of the strings before these.
@@ -11,14 +11,14 @@ struct Builder {
 }
 
 impl Builder {
-    fn new() -> Builder {
+    pub(crate) fn new() -> Builder {
         Builder {
             strings: vec![0],
             ..Builder::default()
         }
     }
 
-    fn name(&mut self, name: &str) -> u32 {
+    pub(crate) fn name(&mut self, name: &str) -> u32 {
         if name.is_empty() {
             return 0;
         }
@@ -28,14 +28,14 @@ impl Builder {
         at
     }
 
-    fn add(&mut self, name: &str, kind: u32, count: u32, size_or_type: u32, words: &[u32]) {
+    pub(crate) fn add(&mut self, name: &str, kind: u32, count: u32, size_or_type: u32, words: &[u32]) {
         let name = self.name(name);
         for word in [name, kind << 24 | count, size_or_type].iter().chain(words) {
             self.types.extend(word.to_le_bytes());
         }
     }
 
-    fn structure(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) {
+    pub(crate) fn structure(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) {
         let words: Vec<u32> = members
             .iter()
             .flat_map(|(name, of, bits)| [self.name(name), *of, *bits])
@@ -43,7 +43,7 @@ impl Builder {
         self.add(name, 4, members.len() as u32, size, &words);
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0x9f, 0xeb, 1, 0];
         let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
         for word in [24, 0, types, types, strings] {
@@ -56,7 +56,7 @@ impl Builder {
 }
 
 /// int, u64, struct list_head, task_struct with an unnamed structure and an array, a typedef.
-fn kernel() -> Builder {
+pub(crate) fn kernel() -> Builder {
     let mut b = Builder::new();
     b.add("int", 1, 0, 4, &[1 << 24 | 32]); // 1
     b.add("u64", 1, 0, 8, &[64]); // 2

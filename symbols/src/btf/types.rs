@@ -107,6 +107,8 @@ pub struct Type<'a> {
 pub struct Item<'a> {
     /// Its name.
     pub name: &'a [u8],
+    /// Where its name is in the strings.
+    pub(crate) name_offset: u32,
     /// The words behind the name, or all three of a section's variable.
     pub words: [u32; 2],
 }
@@ -163,8 +165,18 @@ impl<'a> Type<'a> {
         String::from_utf8_lossy(self.name_bytes())
     }
 
-    pub(super) fn name_bytes(&self) -> &'a [u8] {
+    pub(crate) fn name_bytes(&self) -> &'a [u8] {
         self.btf.string(self.name)
+    }
+
+    /// Where its name is in the strings.
+    pub(crate) fn name_offset(&self) -> u32 {
+        self.name
+    }
+
+    /// The word that is a size in bytes for some kinds, and a type for others.
+    pub(crate) fn size_or_type(&self) -> u32 {
+        self.size_or_type
     }
 
     /// The type that a pointer, a typedef, a qualifier, a function or a variable refers to.
@@ -246,6 +258,7 @@ impl<'a> Type<'a> {
             let word = |n: usize| u32_at(&btf.bytes, start + number * each + 4 * n).unwrap_or(0);
             Item {
                 name: btf.string(word(0)),
+                name_offset: word(0),
                 words: [word(1), if each == 12 { word(2) } else { 0 }],
             }
         })
