@@ -7,6 +7,7 @@
 use crate::error::Error;
 use crate::event::{EventSink, TargetEvent};
 use crate::hold::Hold;
+use crate::linux;
 use crate::outbox::Outbox;
 use crate::session::{Session, SessionId, SessionInfo};
 use hv_core::VcpuId;
@@ -21,6 +22,7 @@ pub struct Target {
     domain: Arc<dyn Introspect>,
     subscription: OnceLock<SubscriptionId>,
     state: Mutex<State>,
+    pub(crate) linux: linux::Known,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Target {
             domain,
             subscription: OnceLock::new(),
             state: Mutex::default(),
+            linux: linux::Known::default(),
         });
         if let Some(events) = target.domain.events() {
             let weak_target = Arc::downgrade(&target);

@@ -21,6 +21,7 @@ mod error;
 mod find;
 mod image;
 mod in_memory;
+mod known;
 mod layout;
 mod learn;
 mod list;
@@ -28,6 +29,7 @@ mod log;
 mod modules;
 mod pages;
 mod space;
+mod symbol_file;
 mod tasks;
 mod uts;
 mod vmcoreinfo;
@@ -37,10 +39,12 @@ pub use cpus::Cpu;
 pub use crash::{Crash, Taint};
 pub use error::{Error, NotLinux, Unknown};
 pub use image::KernelImage;
+pub(crate) use known::Known;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
 pub use modules::{Module, ModulePart, ModuleState};
 pub use pages::{PageKind, PageKinds};
+pub use symbol_file::SymbolFileError;
 pub use tasks::{Task, TaskState};
 pub use uts::{UTS_FIELD, Utsname};
 pub use vmcoreinfo::VmcoreInfo;
@@ -118,6 +122,11 @@ impl Linux {
         let text = space.physical(self.image.base) == Some(self.image.physical);
         let banner = self.banner.is_none() || learn::banner(&space, self.kallsyms.as_deref()) == self.banner;
         text && banner
+    }
+
+    /// Whether it told all that a kernel tells once it has started.
+    fn is_complete(&self) -> bool {
+        self.kallsyms.is_some() && self.vmcoreinfo.is_some()
     }
 
     /// The kernel's image.

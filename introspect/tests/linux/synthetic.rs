@@ -2,8 +2,6 @@
 
 use crate::guest::{self, Kind, Machine};
 use crate::recognise::recognise;
-use hv_core::introspect::ReadMemory;
-use hv_core::{Domain, GuestVirtAddr};
 use introspect::Target;
 use introspect::linux::{Linux, Task};
 use std::path::{Path, PathBuf};
@@ -14,26 +12,9 @@ use symbols::synthetic::{Kernel, Orc, OrcVersion, SymbolFile};
 /// What the file takes at most in a release build on a quiet machine; others may be busy.
 const LIMIT: Duration = Duration::from_secs(3);
 
-fn orc(linux: &Linux, domain: &Domain) -> Orc {
-    let symbols = linux.kallsyms().expect("symbols");
-    let read = |at: u64, buffer: &mut [u8]| {
-        let place = linux.kernel().physical_of(GuestVirtAddr(at));
-        place.is_some_and(|place| domain.read_physical(place, buffer).is_ok())
-    };
-    Orc::find(symbols, linux.btf().map(|it| &**it), read).expect("ORC")
-}
-
-fn build_id(linux: &Linux) -> Vec<u8> {
-    let text = linux.vmcoreinfo().and_then(|info| info.get("BUILD-ID"));
-    let text = text.expect("a build-id");
-    (0..text.len() / 2)
-        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex"))
-        .collect()
-}
-
 fn symbol_file(linux: &Linux, orc: &Orc) -> SymbolFile {
     let image = linux.kernel();
-    let id = build_id(linux);
+    let id = linux.build_id().expect("a build-id");
     let start = Instant::now();
     let kernel = Kernel {
         image: image.base.0..image.base.0 + image.size,
@@ -224,7 +205,7 @@ fn tools_read_it(kind: &Kind, version: OrcVersion) {
     let target = Target::new(machine.domain.clone());
     let (linux, pids) = machine.paused(|domain| {
         let linux = recognise(domain);
-        let orc = orc(&linux, domain);
+        let orc = linux.orc(domain).expect("ORC");
         assert_eq!(orc.version, version);
         let file = symbol_file(&linux, &orc);
         std::fs::write(&path, file.bytes()).expect("it is ours");
@@ -245,7 +226,8 @@ fn tools_read_it(kind: &Kind, version: OrcVersion) {
         for section in [".text", ".rodata", ".data", ".init.text", ".bss", ".debug_info"] {
             assert!(text.contains(section), "{section}");
         }
-        let id: String = build_id(&linux).iter().map(|it| format!("{it:02x}")).collect();
+        let id = linux.build_id().expect("a build-id");
+        let id: String = id.iter().map(|it| format!("{it:02x}")).collect();
         assert!(text.contains(&format!("Build ID: {id}")));
         assert!(!text.contains("arning") && !text.contains("rror:"), "{text}");
     }

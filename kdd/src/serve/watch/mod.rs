@@ -27,7 +27,6 @@ use crate::control::message::{
 use crate::time::rfc3339;
 use hv_core::VcpuId;
 use hv_core::introspect::{CrashReason, DomainState, GuestCrash, StopReason};
-use introspect::linux::Linux;
 use introspect::windows::Bugcheck;
 use introspect::{Session, TargetEvent};
 use std::path::Path;
@@ -260,8 +259,7 @@ impl<'a> Watch<'a> {
             return Some(Kernel::Windows(windows));
         }
         let _held = self.managed.hold().ok()?;
-        let linux = Linux::recognise(self.managed.domain().into()).ok()?;
-        Some(Kernel::Linux(Arc::new(linux)))
+        self.managed.target().linux().ok().map(Kernel::Linux)
     }
 
     /// Tells what isn't told already.
