@@ -5,6 +5,7 @@ mod crash;
 mod guest;
 mod hostile;
 mod pages;
+mod processes;
 mod recognise;
 mod synthetic;
 mod tasks;
