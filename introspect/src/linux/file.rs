@@ -195,7 +195,7 @@ impl<'a> PageCache<'a> {
         let frame = offset / self.page_size + inside;
         Ok(offset
             .is_multiple_of(self.page_size)
-            .then(|| GuestPhysAddr(frame << 12)))
+            .then_some(GuestPhysAddr(frame << 12)))
     }
 
     /// The `struct page` or `folio` that the cache has for a number.
