@@ -3,10 +3,12 @@
 use crate::agent::Printer;
 use crate::breakpoints::{PlaceMode, Table};
 use crate::hex;
-use crate::registers::{EXPEDITED, TABLE, View};
+use crate::inferior::{Inferior, Machine};
+use crate::registers::{EXPEDITED, RegisterSet, TABLE};
 use crate::resume::{Actions, Plan};
+use crate::tasks::{Stopped, Tasks};
+use crate::thread::{Thread, ThreadId};
 use crate::threads;
-use gdbstub::common::Tid;
 use hv_core::addr::{GuestVirtAddr, VcpuId};
 use hv_core::introspect::Introspect;
 use introspect::{AddressSpace, Session, Target};
@@ -58,16 +60,22 @@ pub struct Guest {
     pub target: Arc<Target>,
     /// Our part in its run control.
     pub session: Session,
-    /// The vCPU whose registers are meant (`Hg`).
-    pub selected: VcpuId,
-    /// The vCPU whose address space is meant: the selected one, but see [`Client::lldb`].
-    pub viewed: VcpuId,
+    /// What the client takes for its program.
+    pub inferior: Box<dyn Inferior>,
+    /// The tasks of a Linux guest.
+    pub listed: Tasks,
+    /// The thread whose registers are meant (`Hg`).
+    pub selected: Thread,
+    /// The thread whose address space is meant: the selected one, but see [`Client::lldb`].
+    pub viewed: Thread,
+    /// The vCPU that stopped last.
+    pub stopped: VcpuId,
     /// The client detached but stayed (`extended-remote`): there is no process for it until it attaches again.
     pub detached: bool,
     /// Why the last packet is refused, for clients that print it.
     pub refusal: Option<String>,
-    /// The vCPU that the old packet `s` steps (`Hc`); the selected one if `None`.
-    pub stepped: Option<VcpuId>,
+    /// The thread that the old packet `s` steps (`Hc`); the selected one if `None`.
+    pub stepped: Option<Thread>,
     /// Addresses are guest-physical (`monitor physical on`).
     pub physical: bool,
     /// What new breakpoints mean by an address.
@@ -84,6 +92,8 @@ pub struct Guest {
     pub actions: Actions,
     /// A whole one, to be carried out.
     pub requested: Option<Plan>,
+    /// The list of threads that the client is reading.
+    pub document: String,
     /// The body of the last stop reply, until the guest is resumed.
     pub last_stop: Option<Vec<u8>>,
     /// How the guest ended, if it did.
@@ -98,19 +108,23 @@ impl Guest {
         Guest {
             target,
             session,
-            selected: VcpuId(0),
-            viewed: VcpuId(0),
+            inferior: Box::new(Machine),
+            listed: Tasks::default(),
+            selected: Thread::Vcpu(VcpuId(0)),
+            viewed: Thread::Vcpu(VcpuId(0)),
+            stopped: VcpuId(0),
             detached: false,
             refusal: None,
             stepped: None,
             physical: false,
-            place: PlaceMode::Virtual,
+            place: Machine.place(),
             printer,
             breakpoints: Table::default(),
             other_stops: OtherStops::default(),
             client: Client::default(),
             actions: Actions::default(),
             requested: None,
+            document: String::new(),
             last_stop: None,
             exited: None,
             options,
@@ -127,8 +141,59 @@ impl Guest {
         if self.physical {
             AddressSpace::Physical
         } else {
-            AddressSpace::Vcpu(self.viewed)
+            self.virtual_space()
         }
+    }
+
+    /// The address space of the thread that is looked at.
+    pub fn virtual_space(&self) -> AddressSpace {
+        self.inferior.space(self, self.viewed)
+    }
+
+    /// The vCPU that is looked at: the one that stopped last, while a task is that no vCPU runs.
+    pub fn vcpu(&self) -> VcpuId {
+        self.vcpu_of(self.viewed).unwrap_or(self.stopped)
+    }
+
+    /// The vCPU that a thread is, or is on.
+    ///
+    /// # Errors
+    /// A sentence that says why it is on none.
+    pub fn vcpu_of(&self, thread: Thread) -> Result<VcpuId, String> {
+        match thread {
+            _ if !self.inferior.has(self, thread) => Err(format!("there is no thread {}", thread.id())),
+            Thread::Vcpu(vcpu) => Ok(vcpu),
+            Thread::Task(pid) => {
+                let Stopped { tasks, task } = self.task(pid).ok_or("there is no such task")?;
+                tasks.vcpu_of(&task).ok_or_else(|| {
+                    format!(
+                        "no vCPU runs the task {} (pid {pid}, {}); what runs it is known when it runs",
+                        task.name, task.state
+                    )
+                })
+            }
+        }
+    }
+
+    /// The thread that a packet means, the selected one for all and any; `None` if there is none of that number.
+    pub fn meant(&self, id: ThreadId) -> Option<Thread> {
+        match id {
+            ThreadId::All | ThreadId::Any => Some(self.selected),
+            ThreadId::One(id) => Thread::of(id).filter(|thread| self.inferior.has(self, *thread)),
+        }
+    }
+
+    /// The thread that stops when a vCPU does.
+    pub fn thread_on(&self, vcpu: VcpuId) -> Thread {
+        self.inferior.thread_on(self, vcpu)
+    }
+
+    /// A thread's registers.
+    ///
+    /// # Errors
+    /// A sentence that says why there are none.
+    pub fn registers_of(&self, thread: Thread) -> Result<RegisterSet<'_>, String> {
+        self.inferior.registers(self, thread)
     }
 
     /// The bytes from `address` to the first absent page, `length` at most; `None` if there is none.
@@ -192,30 +257,31 @@ impl Guest {
         }
     }
 
-    /// Why `vcpu` is stopped: as the last stop reply said if it was about this one, else because the others are.
-    pub fn stop_info(&self, vcpu: VcpuId) -> Vec<u8> {
-        let its_own = self.last_stop.as_ref().filter(|_| vcpu == self.viewed);
+    /// Why a thread is stopped: as the last stop reply said if it was about this one, else because the others are.
+    pub fn stop_info(&self, thread: Thread) -> Vec<u8> {
+        let its_own = self.last_stop.as_ref().filter(|_| thread == self.viewed);
         let mut body = match its_own {
             Some(body) => body.clone(),
-            None => self.stop_reply(if vcpu == self.viewed { SIGTRAP } else { 0 }, vcpu),
+            None => self.stop_reply(if thread == self.viewed { SIGTRAP } else { 0 }, thread),
         };
         if !body.windows(5).any(|w| w == b"name:") {
-            body.extend_from_slice(format!("name:{};", threads::name(vcpu)).as_bytes());
+            threads::put_name(self, thread, &mut body);
         }
         body
     }
 
-    /// A stop reply of our own: a signal at a vCPU.
-    fn stop_reply(&self, signal: u8, vcpu: VcpuId) -> Vec<u8> {
-        let mut body = format!("T{signal:02x}thread:{:x};", thread(vcpu)).into_bytes();
-        if let Ok(view) = View::read(self.domain(), vcpu) {
+    /// A stop reply of our own: a signal at a thread.
+    fn stop_reply(&self, signal: u8, thread: Thread) -> Vec<u8> {
+        let mut body = format!("T{signal:02x}thread:{:x};", thread.id()).into_bytes();
+        if let Ok(registers) = self.registers_of(thread) {
             let mut value = Vec::new();
             for number in EXPEDITED {
                 value.clear();
-                view.put(&TABLE[number], &mut value);
-                body.extend_from_slice(format!("{number:x}:").as_bytes());
-                hex::encode(&mut body, &value);
-                body.push(b';');
+                if registers.put(&TABLE[number], &mut value) {
+                    body.extend_from_slice(format!("{number:x}:").as_bytes());
+                    hex::encode(&mut body, &value);
+                    body.push(b';');
+                }
             }
         }
         body
@@ -232,17 +298,7 @@ impl Guest {
         control.reset().map_err(|error| error.to_string())?;
         self.last_stop = None;
         self.exited = None;
+        self.listed.forget();
         Ok(())
     }
-
-    /// The vCPU behind a thread id, if there is one.
-    pub fn vcpu(&self, thread: Tid) -> Option<VcpuId> {
-        let index = u32::try_from(thread.get()).ok()? - 1;
-        (index < self.domain().vcpu_count()).then_some(VcpuId(index))
-    }
-}
-
-/// The thread id of a vCPU: clients can't have a thread 0.
-pub fn thread(vcpu: VcpuId) -> Tid {
-    Tid::MIN.saturating_add(vcpu.index())
 }

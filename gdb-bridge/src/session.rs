@@ -202,15 +202,14 @@ impl GdbSession {
     }
 
     fn pass_on(&mut self, body: &[u8]) {
+        self.guest.refusal = None;
         let mut answers = Vec::new();
         let outcome = self.stub.packet(&mut self.guest, body, &mut answers);
         for answer in answers {
-            match self.guest.refusal.take() {
-                // What gdb shows after "remote failure reply".
-                Some(why) if self.guest.client.gdb && answer.starts_with(b"E") => {
-                    self.send(format!("E.{}", printable(&why)).as_bytes());
-                }
-                _ => self.send(&answer),
+            if answer.starts_with(b"E") {
+                self.refuse(&answer);
+            } else {
+                self.send(&answer);
             }
         }
         match outcome {
@@ -224,8 +223,16 @@ impl GdbSession {
             Outcome::Refused(why) => {
                 tracing::info!(%why, "a packet is refused");
                 self.plan = None;
-                self.send(b"E22");
+                self.refuse(b"E22");
             }
+        }
+    }
+
+    /// An error, in words if there are any and the client shows them: gdb does after "remote failure reply".
+    fn refuse(&mut self, error: &[u8]) {
+        match self.guest.refusal.take() {
+            Some(why) if self.guest.client.gdb => self.send(format!("E.{}", printable(&why)).as_bytes()),
+            _ => self.send(error),
         }
     }
 

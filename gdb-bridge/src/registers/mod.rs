@@ -5,11 +5,13 @@
 //! them in this order.
 
 mod description;
+mod set;
 mod slot;
 mod system;
 mod table;
 
 pub use description::description;
+pub use set::{RegisterSet, SavedRegisters};
 pub use slot::{Refused, Slot};
 pub use system::{SYSTEM, SYSTEM_BYTES};
 pub use table::TABLE;

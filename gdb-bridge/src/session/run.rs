@@ -47,13 +47,13 @@ impl GdbSession {
             return self.stop(stop);
         }
         if self.late.take().is_some_and(|at| at.elapsed() < LATE) {
-            return self.stop(Stop::Signal(SIGINT, self.guest.viewed));
+            return self.stop(Stop::Signal(SIGINT, self.guest.vcpu()));
         }
         match self.plan {
             Some(Plan::Continue) => {
                 if let Err(error) = self.guest.session.resume() {
                     self.say(&format!("the guest can't run: {error}\n"));
-                    self.stop(Stop::Signal(SIGTRAP, self.guest.viewed));
+                    self.stop(Stop::Signal(SIGTRAP, self.guest.vcpu()));
                 }
             }
             _ => {
@@ -73,7 +73,7 @@ impl GdbSession {
             DomainState::ShutDown => Some(Stop::Exited(0)),
             _ if self.guest.domain().control_run().is_none() => {
                 self.say("this domain can only be looked at\n");
-                Some(Stop::Signal(SIGTRAP, self.guest.viewed))
+                Some(Stop::Signal(SIGTRAP, self.guest.vcpu()))
             }
             _ => None,
         }
@@ -226,7 +226,7 @@ impl GdbSession {
         ));
         let vcpu = match reason {
             CrashReason::TripleFault { vcpu, .. } => *vcpu,
-            _ => self.guest.viewed,
+            _ => self.guest.vcpu(),
         };
         Stop::Signal(SIGSEGV, vcpu)
     }
@@ -239,7 +239,7 @@ impl GdbSession {
             return;
         }
         self.guest.hold();
-        self.stop(Stop::Signal(SIGINT, self.guest.viewed));
+        self.stop(Stop::Signal(SIGINT, self.guest.vcpu()));
         self.interrupted = true;
     }
 
@@ -249,16 +249,18 @@ impl GdbSession {
         self.say_printed();
         self.plan = None;
         if let Some(vcpu) = stop.vcpu() {
-            self.guest.selected = vcpu;
-            self.guest.viewed = vcpu;
+            let thread = self.guest.thread_on(vcpu);
+            self.guest.stopped = vcpu;
+            self.guest.selected = thread;
+            self.guest.viewed = thread;
         }
         if let Stop::Exited(code) = stop {
             self.guest.exited = Some(code);
         }
         match self.stub.report(&mut self.guest, stop) {
             Some(mut body) => {
-                if let (true, Some(vcpu)) = (self.guest.client.lldb, stop.vcpu()) {
-                    body.extend_from_slice(format!("name:{};", threads::name(vcpu)).as_bytes());
+                if self.guest.client.lldb && stop.vcpu().is_some() {
+                    threads::put_name(&self.guest, self.guest.selected, &mut body);
                 }
                 self.send(&body);
                 self.guest.last_stop = Some(body);
@@ -309,7 +311,7 @@ impl GdbSession {
                 self.stop(stop);
             }
             TargetEvent::OtherStopped if running => match self.guest.other_stops {
-                OtherStops::Stop => self.stop(Stop::Signal(SIGTRAP, self.guest.viewed)),
+                OtherStops::Stop => self.stop(Stop::Signal(SIGTRAP, self.guest.vcpu())),
                 OtherStops::Note if !self.noted => {
                     self.noted = true;
                     self.say("another debugger stopped the guest; it runs on when that one lets go\n");

@@ -2,7 +2,7 @@
 //!
 //! Signals that a client wants to pass on are dropped: a machine has no use for them.
 
-use super::vcpu;
+use super::thread;
 use crate::guest::Guest;
 use crate::resume::{Action, Actions};
 use gdbstub::common::{Signal, Tid};
@@ -12,8 +12,12 @@ use gdbstub::target::ext::base::multithread::{
 };
 
 impl Guest {
-    fn add(&mut self, thread: Tid, action: Action) -> Result<(), String> {
-        let vcpu = vcpu(self, thread).map_err(|_| format!("there is no thread {thread}"))?;
+    fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
+        let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
+        let vcpu = self.vcpu_of(thread).map_err(|why| {
+            self.refusal = Some(why.clone());
+            why
+        })?;
         // The first action that fits a thread counts.
         if !self.actions.single.iter().any(|(v, _)| *v == vcpu) {
             self.actions.single.push((vcpu, action));
