@@ -15,6 +15,7 @@
 //! checked, every walk has a limit, and a list that breaks off says so and gives what was read before ([`Walk`]). A
 //! field whose place isn't known in this build is an error and never guessed. x86-64 only.
 
+mod boot;
 mod cpus;
 mod crash;
 mod error;

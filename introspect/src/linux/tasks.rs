@@ -4,8 +4,8 @@ use super::error::Error;
 use super::list::Ring;
 use super::space::{Space, printable};
 use super::{Linux, Walk};
-use hv_core::GuestVirtAddr;
 use hv_core::introspect::ReadMemory;
+use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use std::collections::HashSet;
 use std::fmt;
 
@@ -78,6 +78,8 @@ pub struct Task {
     pub state: TaskState,
     /// It is on a CPU at the moment (`on_cpu`).
     pub on_cpu: bool,
+    /// The CPU that it is on, or was on last, where this kernel says that (with more than one CPU).
+    pub cpu: Option<u32>,
     /// The low end of its kernel stack.
     pub stack: GuestVirtAddr,
     /// Where its registers are on that stack when it doesn't run (`thread.sp`).
@@ -98,6 +100,7 @@ struct Layout {
     sp: u64,
     mm: u64,
     on_cpu: Option<u64>,
+    cpu: Option<u64>,
     parent: Option<u64>,
     tasks: u64,
     thread_node: u64,
@@ -123,6 +126,8 @@ impl Layout {
             sp: member("thread.sp")?,
             mm: member("mm")?,
             on_cpu: member("on_cpu").ok(),
+            // In thread_info from 5.16 on.
+            cpu: member("thread_info.cpu").or_else(|_| member("cpu")).ok(),
             parent: member("real_parent").ok(),
             tasks: member("tasks")?,
             thread_node: member("thread_node")?,
@@ -139,6 +144,7 @@ impl Layout {
             layout.sp,
             layout.mm,
             layout.on_cpu.unwrap_or(0),
+            layout.cpu.unwrap_or(0),
             layout.parent.unwrap_or(0),
         ];
         let end = ends.into_iter().max().unwrap_or(0).min(MAX_TASK) + 8;
@@ -203,6 +209,15 @@ impl Linux {
         })
     }
 
+    /// The page tables of an address space, by its `struct mm_struct`: the kernel's half where each space has two.
+    pub fn page_tables(&self, memory: &dyn ReadMemory, mm: GuestVirtAddr) -> Option<GuestPhysAddr> {
+        let space = self.space(memory);
+        let pgd = mm.checked_add(self.offset("mm_struct", "pgd").ok()?)?;
+        let tables = space.pointer("mm_struct", pgd).ok()?;
+        let physical = tables.0.checked_sub(self.regions.direct_map.0)?;
+        Some(GuestPhysAddr(physical & !0xfff))
+    }
+
     /// One task, by the address of its `struct task_struct`.
     ///
     /// # Errors
@@ -239,6 +254,7 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         name: printable(&comm[..end], false),
         state: TaskState(word(layout.state.0, layout.state.1) as u32 | word(layout.exit_state, 4) as u32),
         on_cpu: layout.on_cpu.is_some_and(|offset| word(offset, 4) != 0),
+        cpu: layout.cpu.map(|offset| word(offset, 4) as u32),
         stack: GuestVirtAddr(word(layout.stack, 8)),
         stack_pointer: GuestVirtAddr(word(layout.sp, 8)),
         mm: (mm.0 != 0).then_some(mm),
