@@ -32,7 +32,9 @@ mod maple;
 mod modules;
 mod pages;
 mod process;
+mod registers;
 mod space;
+mod stack;
 mod symbol_file;
 mod tasks;
 mod uts;
@@ -47,9 +49,11 @@ pub use image::KernelImage;
 pub(crate) use known::Known;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
-pub use modules::{Module, ModulePart, ModuleState};
+pub use modules::{Module, ModulePart, ModuleSection, ModuleState, ModuleSymbol};
 pub use pages::{PageKind, PageKinds};
 pub use process::Mapping;
+pub use registers::TaskRegisters;
+pub use stack::{StackFrame, Unwinder};
 pub use symbol_file::SymbolFileError;
 pub use tasks::{Task, TaskState};
 pub use uts::{UTS_FIELD, Utsname};
@@ -60,9 +64,10 @@ use crate::virtual_memory::AddressSpace;
 use hv_core::introspect::ReadMemory;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use space::Space;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use symbols::btf::Btf;
 use symbols::kallsyms::{Kallsyms, Symbol};
+use symbols::synthetic::Orc;
 
 /// A recognised Linux kernel.
 pub struct Linux {
@@ -76,6 +81,8 @@ pub struct Linux {
     banner: Option<String>,
     regions: Regions,
     report: Report,
+    /// The image's ORC, from the first stack on that was unwound.
+    orc: OnceLock<Arc<Orc>>,
 }
 
 /// The kernel's regions of virtual memory, which KASLR moves (Documentation/arch/x86/x86_64/mm.rst).

@@ -5,7 +5,6 @@ use super::file::File;
 use super::maple::MapleTree;
 use super::space::Space;
 use super::{Broken, Linux, Walk};
-use crate::virtual_memory::AddressSpace;
 use hv_core::introspect::ReadMemory;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use std::collections::HashSet;
@@ -217,27 +216,22 @@ impl Linux {
         Ok(parts.map(|part| super::space::printable(part, false)).collect())
     }
 
-    /// The page tables of a process: its half of them and the kernel's.
+    /// The page tables of a process, its half of them and the kernel's; where there are two (PTI), those that the kernel has.
     ///
     /// # Errors
-    /// [`Error`] if the layout isn't known or it can't be read.
+    /// [`Error`] if the layout isn't known or they can't be found.
     pub fn page_tables(&self, memory: &dyn ReadMemory, mm: GuestVirtAddr) -> Result<GuestPhysAddr, Error> {
         let space = self.space(memory);
-        let at = mm.wrapping_add(self.offset("mm_struct", "pgd")?);
-        let pgd = space.pointer("mm_struct", at)?;
-        space.physical(pgd).ok_or_else(|| Error::Implausible {
-            what: "mm_struct",
-            address: at,
-            why: format!("its page tables at {pgd} aren't mapped"),
-        })
-    }
-
-    /// The address space of a process, for [`crate::Target::read_virtual`].
-    ///
-    /// # Errors
-    /// As [`Linux::page_tables`].
-    pub fn process_space(&self, memory: &dyn ReadMemory, mm: GuestVirtAddr) -> Result<AddressSpace, Error> {
-        Ok(AddressSpace::Root(self.mode, self.page_tables(memory, mm)?))
+        let address = mm.wrapping_add(self.offset("mm_struct", "pgd")?);
+        let tables = space.pointer("mm_struct.pgd", address)?;
+        match space.physical(tables) {
+            Some(root) if root.page_offset() == 0 => Ok(root),
+            _ => Err(Error::Implausible {
+                what: "mm_struct.pgd",
+                address,
+                why: format!("{tables} is no page of page tables"),
+            }),
+        }
     }
 
     /// The page tables that a process has in user mode: others than [`Linux::page_tables`] where the kernel keeps its own apart

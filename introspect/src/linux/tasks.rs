@@ -4,8 +4,8 @@ use super::error::Error;
 use super::list::Ring;
 use super::space::{Space, printable};
 use super::{Linux, Walk};
+use hv_core::GuestVirtAddr;
 use hv_core::introspect::ReadMemory;
-use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use std::collections::HashSet;
 use std::fmt;
 
@@ -30,6 +30,8 @@ impl TaskState {
     const LOCK_WAIT: u32 = 0x1000;
     /// The bits that are shown (TASK_REPORT).
     const SHOWN: u32 = 0x7f;
+    /// EXIT_DEAD, EXIT_ZOMBIE and TASK_DEAD.
+    const ENDED: u32 = 0xb0;
 
     /// The letter of /proc/PID/stat.
     pub fn letter(self) -> char {
@@ -42,6 +44,11 @@ impl TaskState {
         let shown = self.0 & Self::SHOWN;
         let highest = u32::BITS - shown.leading_zeros();
         char::from(b"RSDTtXZP"[highest as usize])
+    }
+
+    /// It will never run again: its stack may be gone.
+    pub fn has_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
     }
 }
 
@@ -86,6 +93,10 @@ pub struct Task {
     pub stack_pointer: GuestVirtAddr,
     /// Its `struct mm_struct`; `None` for a thread of the kernel.
     pub mm: Option<GuestVirtAddr>,
+    /// The base of FS in user mode, when it doesn't run (`thread.fsbase`).
+    pub fs_base: Option<GuestVirtAddr>,
+    /// The base of GS in user mode, when it doesn't run (`thread.gsbase`).
+    pub gs_base: Option<GuestVirtAddr>,
 }
 
 /// Where everything is in `struct task_struct`.
@@ -102,6 +113,8 @@ struct Layout {
     on_cpu: Option<u64>,
     cpu: Option<u64>,
     parent: Option<u64>,
+    fs_base: Option<u64>,
+    gs_base: Option<u64>,
     tasks: u64,
     thread_node: u64,
     signal: u64,
@@ -129,6 +142,8 @@ impl Layout {
             // In thread_info from 5.16 on.
             cpu: member("thread_info.cpu").or_else(|_| member("cpu")).ok(),
             parent: member("real_parent").ok(),
+            fs_base: member("thread.fsbase").ok(),
+            gs_base: member("thread.gsbase").ok(),
             tasks: member("tasks")?,
             thread_node: member("thread_node")?,
             signal: member("signal")?,
@@ -146,6 +161,8 @@ impl Layout {
             layout.on_cpu.unwrap_or(0),
             layout.cpu.unwrap_or(0),
             layout.parent.unwrap_or(0),
+            layout.fs_base.unwrap_or(0),
+            layout.gs_base.unwrap_or(0),
         ];
         let end = ends.into_iter().max().unwrap_or(0).min(MAX_TASK) + 8;
         Ok(Layout {
@@ -209,15 +226,6 @@ impl Linux {
         })
     }
 
-    /// The page tables of an address space, by its `struct mm_struct`: the kernel's half where each space has two.
-    pub fn page_tables(&self, memory: &dyn ReadMemory, mm: GuestVirtAddr) -> Option<GuestPhysAddr> {
-        let space = self.space(memory);
-        let pgd = mm.checked_add(self.offset("mm_struct", "pgd").ok()?)?;
-        let tables = space.pointer("mm_struct", pgd).ok()?;
-        let physical = tables.0.checked_sub(self.regions.direct_map.0)?;
-        Some(GuestPhysAddr(physical & !0xfff))
-    }
-
     /// One task, by the address of its `struct task_struct`.
     ///
     /// # Errors
@@ -258,6 +266,8 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         stack: GuestVirtAddr(word(layout.stack, 8)),
         stack_pointer: GuestVirtAddr(word(layout.sp, 8)),
         mm: (mm.0 != 0).then_some(mm),
+        fs_base: layout.fs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
+        gs_base: layout.gs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
     })
 }
 

@@ -97,7 +97,10 @@ fn processes_are_those_of_proc(kind: &Kind) {
             .find(|it| it.rights() == "r-xp" && it.file.is_some());
         let text = text.expect("code");
         let target = Target::new(shared);
-        let space = linux.process_space(domain, mm).expect("page tables");
+        let space = linux
+            .user_space(domain, &task)
+            .expect("page tables")
+            .expect("its own");
         let mut code = [0; 64];
         let got = target.read_virtual(space, text.start, &mut code).expect("mapped");
         let offset = text.offset as usize;

@@ -28,7 +28,9 @@ pub(super) fn processes(managed: &Managed, linux: &Linux) -> Result<GuestProcess
     }
     let mut list = List::new(walk.broken.as_ref());
     for task in walk.items.iter().filter(|task| is_leader(task)) {
-        let root = task.mm.and_then(|mm| linux.page_tables(managed.domain(), mm));
+        let root = task
+            .mm
+            .and_then(|mm| linux.page_tables(managed.domain(), mm).ok());
         list.add(GuestProcess {
             pid: task.tgid.into(),
             parent_pid: task.parent.map(u64::from),
