@@ -40,6 +40,7 @@ use hv_core::{DomId, Hypervisor, HypervisorError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use symbols::SymbolPath;
+use symbols::synthetic::cache::Cache;
 use tokio::runtime::Handle;
 
 /// Owns everything that a service has.
@@ -50,6 +51,20 @@ pub struct Service {
     runtime: Handle,
     /// Where symbols of guests are looked for.
     symbols: SymbolPath,
+    /// Where symbol files of Linux guests are kept.
+    symbol_files: Option<Arc<Cache>>,
+}
+
+/// The user's folder; without it the files are made anew each time.
+fn symbol_files() -> Option<Arc<Cache>> {
+    let folder = Cache::user_folder()?;
+    match Cache::open(&folder) {
+        Ok(cache) => Some(Arc::new(cache)),
+        Err(error) => {
+            tracing::warn!(%error, folder = %folder.display(), "symbol files of Linux guests aren't kept");
+            None
+        }
+    }
 }
 
 /// The user's symbol path, `_NT_SYMBOL_PATH`.
@@ -74,6 +89,7 @@ impl Service {
             shutdown: Shutdown::default(),
             runtime,
             symbols: symbol_path(),
+            symbol_files: symbol_files(),
         })
     }
 
