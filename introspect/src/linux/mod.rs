@@ -28,7 +28,9 @@ mod list;
 mod log;
 mod modules;
 mod pages;
+mod registers;
 mod space;
+mod stack;
 mod symbol_file;
 mod tasks;
 mod uts;
@@ -42,8 +44,10 @@ pub use image::KernelImage;
 pub(crate) use known::Known;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
-pub use modules::{Module, ModulePart, ModuleState};
+pub use modules::{Module, ModulePart, ModuleSection, ModuleState, ModuleSymbol};
 pub use pages::{PageKind, PageKinds};
+pub use registers::TaskRegisters;
+pub use stack::{StackFrame, Unwinder};
 pub use symbol_file::SymbolFileError;
 pub use tasks::{Task, TaskState};
 pub use uts::{UTS_FIELD, Utsname};
@@ -54,9 +58,10 @@ use crate::virtual_memory::AddressSpace;
 use hv_core::introspect::ReadMemory;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use space::Space;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use symbols::btf::Btf;
 use symbols::kallsyms::{Kallsyms, Symbol};
+use symbols::synthetic::Orc;
 
 /// A recognised Linux kernel.
 pub struct Linux {
@@ -70,6 +75,8 @@ pub struct Linux {
     banner: Option<String>,
     regions: Regions,
     report: Report,
+    /// The image's ORC, from the first stack on that was unwound.
+    orc: OnceLock<Arc<Orc>>,
 }
 
 /// The kernel's regions of virtual memory, which KASLR moves (Documentation/arch/x86/x86_64/mm.rst).

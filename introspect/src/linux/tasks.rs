@@ -30,6 +30,8 @@ impl TaskState {
     const LOCK_WAIT: u32 = 0x1000;
     /// The bits that are shown (TASK_REPORT).
     const SHOWN: u32 = 0x7f;
+    /// EXIT_DEAD, EXIT_ZOMBIE and TASK_DEAD.
+    const ENDED: u32 = 0xb0;
 
     /// The letter of /proc/PID/stat.
     pub fn letter(self) -> char {
@@ -42,6 +44,11 @@ impl TaskState {
         let shown = self.0 & Self::SHOWN;
         let highest = u32::BITS - shown.leading_zeros();
         char::from(b"RSDTtXZP"[highest as usize])
+    }
+
+    /// It will never run again: its stack may be gone.
+    pub fn has_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
     }
 }
 
@@ -84,6 +91,10 @@ pub struct Task {
     pub stack_pointer: GuestVirtAddr,
     /// Its `struct mm_struct`; `None` for a thread of the kernel.
     pub mm: Option<GuestVirtAddr>,
+    /// The base of FS in user mode, when it doesn't run (`thread.fsbase`).
+    pub fs_base: Option<GuestVirtAddr>,
+    /// The base of GS in user mode, when it doesn't run (`thread.gsbase`).
+    pub gs_base: Option<GuestVirtAddr>,
 }
 
 /// Where everything is in `struct task_struct`.
@@ -99,6 +110,8 @@ struct Layout {
     mm: u64,
     on_cpu: Option<u64>,
     parent: Option<u64>,
+    fs_base: Option<u64>,
+    gs_base: Option<u64>,
     tasks: u64,
     thread_node: u64,
     signal: u64,
@@ -124,6 +137,8 @@ impl Layout {
             mm: member("mm")?,
             on_cpu: member("on_cpu").ok(),
             parent: member("real_parent").ok(),
+            fs_base: member("thread.fsbase").ok(),
+            gs_base: member("thread.gsbase").ok(),
             tasks: member("tasks")?,
             thread_node: member("thread_node")?,
             signal: member("signal")?,
@@ -140,6 +155,8 @@ impl Layout {
             layout.mm,
             layout.on_cpu.unwrap_or(0),
             layout.parent.unwrap_or(0),
+            layout.fs_base.unwrap_or(0),
+            layout.gs_base.unwrap_or(0),
         ];
         let end = ends.into_iter().max().unwrap_or(0).min(MAX_TASK) + 8;
         Ok(Layout {
@@ -242,6 +259,8 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         stack: GuestVirtAddr(word(layout.stack, 8)),
         stack_pointer: GuestVirtAddr(word(layout.sp, 8)),
         mm: (mm.0 != 0).then_some(mm),
+        fs_base: layout.fs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
+        gs_base: layout.gs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
     })
 }
 

@@ -4,7 +4,10 @@
 mod crash;
 mod guest;
 mod hostile;
+mod modules;
 mod pages;
 mod recognise;
+mod registers;
+mod stack;
 mod synthetic;
 mod tasks;

@@ -1,5 +1,9 @@
 //! Loaded modules.
 
+mod symbols;
+
+pub use symbols::{ModuleSection, ModuleSymbol};
+
 use super::error::Error;
 use super::list::Ring;
 use super::space::Space;
@@ -63,6 +67,12 @@ impl Module {
     /// Where its text begins: the address in /proc/modules.
     pub fn base(&self) -> Option<GuestVirtAddr> {
         self.parts.first().map(|part| part.base)
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(&self, address: GuestVirtAddr) -> bool {
+        let inside = |part: &ModulePart| address.0.wrapping_sub(part.base.0) < u64::from(part.size);
+        self.parts.iter().any(inside)
     }
 
     /// Bytes in all, as /proc/modules counts them.
