@@ -39,7 +39,7 @@ pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
 pub use linux_machine::LinuxMachine;
 pub use lldb::Lldb;
-pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
+pub use nt::{NtGuest, NtModule, NtProcess, nt_guest, nt_guest_with};
 pub use qemu_machine::QemuMachine;
 pub use scratch::Scratch;
 pub use service::Service;
