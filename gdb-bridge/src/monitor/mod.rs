@@ -4,8 +4,8 @@ mod control;
 mod info;
 mod memory;
 mod registers;
-mod tasks;
 mod symbols;
+mod tasks;
 mod value;
 
 use crate::guest::Guest;
