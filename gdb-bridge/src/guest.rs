@@ -68,6 +68,8 @@ pub struct Guest {
     pub selected: Thread,
     /// The thread whose address space is meant: the selected one, but see [`Client::lldb`].
     pub viewed: Thread,
+    /// The thread that the client stepped last.
+    pub asked: Option<Thread>,
     /// The vCPU that stopped last.
     pub stopped: VcpuId,
     /// The client detached but stayed (`extended-remote`): there is no process for it until it attaches again.
@@ -112,6 +114,7 @@ impl Guest {
             listed: Tasks::default(),
             selected: Thread::Vcpu(VcpuId(0)),
             viewed: Thread::Vcpu(VcpuId(0)),
+            asked: None,
             stopped: VcpuId(0),
             detached: false,
             refusal: None,
@@ -165,12 +168,9 @@ impl Guest {
             Thread::Vcpu(vcpu) => Ok(vcpu),
             Thread::Task(pid) => {
                 let Stopped { tasks, task } = self.task(pid).ok_or("there is no such task")?;
-                tasks.vcpu_of(&task).ok_or_else(|| {
-                    format!(
-                        "no vCPU runs the task {} (pid {pid}, {}); what runs it is known when it runs",
-                        task.name, task.state
-                    )
-                })
+                tasks
+                    .vcpu_of(&task)
+                    .ok_or_else(|| format!("task {pid} ({}, {}) is on no vCPU", task.name, task.state))
             }
         }
     }

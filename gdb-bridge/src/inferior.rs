@@ -58,8 +58,12 @@ impl Inferior for Machine {
         }
     }
 
-    fn thread_on(&self, _: &Guest, vcpu: VcpuId) -> Thread {
-        Thread::Vcpu(vcpu)
+    /// Who steps a task that a vCPU runs gets that task's stop.
+    fn thread_on(&self, guest: &Guest, vcpu: VcpuId) -> Thread {
+        match guest.asked {
+            Some(thread @ Thread::Task(_)) if guest.vcpu_of(thread) == Ok(vcpu) => thread,
+            _ => Thread::Vcpu(vcpu),
+        }
     }
 
     fn registers<'a>(&self, guest: &'a Guest, thread: Thread) -> Result<RegisterSet<'a>, String> {

@@ -51,7 +51,7 @@ pub fn extra(guest: &Guest, thread: Thread) -> String {
     match thread {
         Thread::Vcpu(vcpu) => vcpu_extra(guest, vcpu),
         Thread::Task(pid) => match guest.task(pid) {
-            Some(Stopped { tasks, task }) => task_extra(&tasks, &task),
+            Some(Stopped { tasks, task }) => task_extra(guest, &tasks, &task),
             None => String::from("there is no such task"),
         },
     }
@@ -79,7 +79,7 @@ pub fn vcpu_extra(guest: &Guest, vcpu: VcpuId) -> String {
     text
 }
 
-fn task_extra(tasks: &Snapshot, task: &Task) -> String {
+fn task_extra(guest: &Guest, tasks: &Snapshot, task: &Task) -> String {
     let mut text = format!("pid {}", task.pid);
     if task.tgid != task.pid {
         let _ = write!(text, " of {}", task.tgid);
@@ -90,6 +90,9 @@ fn task_extra(tasks: &Snapshot, task: &Task) -> String {
         }
         None => {
             let _ = write!(text, ", {}", task.state);
+            if let Some(place) = tasks.place(&guest.target, task) {
+                let _ = write!(text, " in {place}");
+            }
         }
     }
     text

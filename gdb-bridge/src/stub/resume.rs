@@ -15,9 +15,13 @@ impl Guest {
     fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
         let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
         let vcpu = self.vcpu_of(thread).map_err(|why| {
+            let why = format!("{why}: it can't be stepped, nor run alone");
             self.refusal = Some(why.clone());
             why
         })?;
+        if action != Action::Continue {
+            self.asked = Some(thread);
+        }
         // The first action that fits a thread counts.
         if !self.actions.single.iter().any(|(v, _)| *v == vcpu) {
             self.actions.single.push((vcpu, action));
@@ -34,6 +38,7 @@ impl MultiThreadResume for Guest {
 
     fn clear_resume_actions(&mut self) -> Result<(), String> {
         self.actions = Actions::default();
+        self.asked = None;
         Ok(())
     }
 

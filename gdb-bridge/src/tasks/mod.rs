@@ -4,6 +4,7 @@
 //! time, and goes when that has moved on, whoever let it. Guest memory is hostile: a list that breaks off or is too long
 //! gives what was read before, with a note.
 
+mod place;
 mod saved;
 
 use crate::guest::Guest;
