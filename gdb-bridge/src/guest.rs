@@ -2,6 +2,7 @@
 
 use crate::agent::Printer;
 use crate::breakpoints::{PlaceMode, Table};
+use crate::files::Files;
 use crate::hex;
 use crate::inferior::{Inferior, Machine};
 use crate::registers::{EXPEDITED, RegisterSet, TABLE};
@@ -13,6 +14,7 @@ use hv_core::addr::{GuestVirtAddr, VcpuId};
 use hv_core::introspect::Introspect;
 use introspect::{AddressSpace, Session, Target};
 use std::sync::Arc;
+use symbols::synthetic::cache::Cache;
 
 /// gdb's number for a trap, and for "nothing in particular".
 pub const SIGTRAP: u8 = 5;
@@ -25,6 +27,8 @@ pub type Adopt = Arc<dyn Fn(Arc<dyn Introspect>) -> Result<String, String> + Sen
 pub struct Options {
     /// For `monitor fork`, which can't be done without.
     pub adopt: Option<Adopt>,
+    /// Where symbol files of guests' kernels are kept; without, they are made anew for each guest.
+    pub symbols: Option<Arc<Cache>>,
 }
 
 /// What happens to this session when another debugger stops the guest by hand.
@@ -102,6 +106,8 @@ pub struct Guest {
     pub exited: Option<u8>,
     /// What the service lends to monitor commands.
     pub options: Options,
+    /// The files that the client has open.
+    pub files: Files,
 }
 
 impl Guest {
@@ -131,6 +137,7 @@ impl Guest {
             last_stop: None,
             exited: None,
             options,
+            files: Files::default(),
         }
     }
 

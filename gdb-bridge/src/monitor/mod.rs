@@ -6,6 +6,7 @@ mod lx;
 mod memory;
 mod registers;
 mod tasks;
+mod symbols;
 mod value;
 
 use crate::guest::Guest;
@@ -84,6 +85,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[note|stop]",
         help: "when another debugger stops the guest: a note, or this debugger stops too",
         run: control::pause_policy,
+    },
+    Command {
+        name: "symbols",
+        arguments: "[FILE]",
+        help: "writes the symbols of a Linux kernel into a file of the service's host, and says what lldb and gdb do with it",
+        run: symbols::symbols,
     },
     Command {
         name: "save",

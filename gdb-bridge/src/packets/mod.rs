@@ -5,6 +5,8 @@
 
 mod breakpoints;
 mod crc;
+mod exec_file;
+mod files;
 mod handshake;
 mod life;
 mod memory;
@@ -77,6 +79,8 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("?", handshake::why_stopped),
     ("H", threads::select),
     ("qXfer:threads:read:", threads::document),
+    ("qXfer:exec-file:read:", exec_file::read),
+    ("vFile:", files::request),
     ("m", memory::read),
     ("x", memory::read_binary),
     ("M", memory::write),

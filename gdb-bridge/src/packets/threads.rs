@@ -65,7 +65,7 @@ pub fn document(guest: &mut Guest, rest: &[u8]) -> Flow {
 }
 
 /// The answer to a `qXfer` read: `m` or `l` and the bytes.
-fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
+pub(super) fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
     let rest = usize::try_from(offset)
         .ok()
         .and_then(|o| document.get(o..))

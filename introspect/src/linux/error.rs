@@ -49,6 +49,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A task has no such registers in memory.
+    #[error("the registers of task {pid} aren't in memory: {why}")]
+    NoRegisters {
+        /// Whose.
+        pid: u32,
+        /// Why not.
+        why: &'static str,
+    },
 }
 
 /// Why a guest wasn't recognised as Linux.

@@ -9,7 +9,7 @@ use super::{Linux, Regions, Report};
 use crate::paging::PagingMode;
 use hv_core::GuestVirtAddr;
 use memchr::memmem;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use symbols::btf::Btf;
 use symbols::kallsyms::Kallsyms;
 
@@ -81,6 +81,7 @@ pub(super) fn learn(found: Found<'_>, mut report: Report) -> Linux {
         banner,
         regions,
         report,
+        orc: OnceLock::new(),
     }
 }
 

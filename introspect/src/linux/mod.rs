@@ -15,9 +15,11 @@
 //! checked, every walk has a limit, and a list that breaks off says so and gives what was read before ([`Walk`]). A
 //! field whose place isn't known in this build is an error and never guessed. x86-64 only.
 
+mod boot;
 mod cpus;
 mod crash;
 mod error;
+mod file;
 mod find;
 mod image;
 mod in_memory;
@@ -26,9 +28,13 @@ mod layout;
 mod learn;
 mod list;
 mod log;
+mod maple;
 mod modules;
 mod pages;
+mod process;
+mod registers;
 mod space;
+mod stack;
 mod symbol_file;
 mod tasks;
 mod uts;
@@ -38,12 +44,16 @@ pub use crate::windows::{Broken, Guest, Report, Step, Walk};
 pub use cpus::Cpu;
 pub use crash::{Crash, Taint};
 pub use error::{Error, NotLinux, Unknown};
+pub use file::File;
 pub use image::KernelImage;
 pub(crate) use known::Known;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
-pub use modules::{Module, ModulePart, ModuleState};
+pub use modules::{Module, ModulePart, ModuleSection, ModuleState, ModuleSymbol};
 pub use pages::{PageKind, PageKinds};
+pub use process::Mapping;
+pub use registers::TaskRegisters;
+pub use stack::{StackFrame, Unwinder};
 pub use symbol_file::SymbolFileError;
 pub use tasks::{Task, TaskState};
 pub use uts::{UTS_FIELD, Utsname};
@@ -54,9 +64,10 @@ use crate::virtual_memory::AddressSpace;
 use hv_core::introspect::ReadMemory;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
 use space::Space;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use symbols::btf::Btf;
 use symbols::kallsyms::{Kallsyms, Symbol};
+use symbols::synthetic::Orc;
 
 /// A recognised Linux kernel.
 pub struct Linux {
@@ -70,6 +81,8 @@ pub struct Linux {
     banner: Option<String>,
     regions: Regions,
     report: Report,
+    /// The image's ORC, from the first stack on that was unwound.
+    orc: OnceLock<Arc<Orc>>,
 }
 
 /// The kernel's regions of virtual memory, which KASLR moves (Documentation/arch/x86/x86_64/mm.rst).

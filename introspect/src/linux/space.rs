@@ -108,6 +108,21 @@ impl<'a> Space<'a> {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// As many words as there is room for.
+    pub(super) fn words(
+        &self,
+        what: &'static str,
+        address: GuestVirtAddr,
+        words: &mut [u64],
+    ) -> Result<(), Error> {
+        let mut bytes = vec![0; words.len() * 8];
+        self.bytes(what, address, &mut bytes)?;
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Ok(())
+    }
+
     /// A pointer into the kernel's half.
     ///
     /// # Errors

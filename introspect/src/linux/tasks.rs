@@ -30,6 +30,8 @@ impl TaskState {
     const LOCK_WAIT: u32 = 0x1000;
     /// The bits that are shown (TASK_REPORT).
     const SHOWN: u32 = 0x7f;
+    /// EXIT_DEAD, EXIT_ZOMBIE and TASK_DEAD.
+    const ENDED: u32 = 0xb0;
 
     /// The letter of /proc/PID/stat.
     pub fn letter(self) -> char {
@@ -42,6 +44,11 @@ impl TaskState {
         let shown = self.0 & Self::SHOWN;
         let highest = u32::BITS - shown.leading_zeros();
         char::from(b"RSDTtXZP"[highest as usize])
+    }
+
+    /// It will never run again: its stack may be gone.
+    pub fn has_ended(self) -> bool {
+        self.0 & Self::ENDED != 0
     }
 }
 
@@ -78,12 +85,18 @@ pub struct Task {
     pub state: TaskState,
     /// It is on a CPU at the moment (`on_cpu`).
     pub on_cpu: bool,
+    /// The CPU that it is on, or was on last, where this kernel says that (with more than one CPU).
+    pub cpu: Option<u32>,
     /// The low end of its kernel stack.
     pub stack: GuestVirtAddr,
     /// Where its registers are on that stack when it doesn't run (`thread.sp`).
     pub stack_pointer: GuestVirtAddr,
     /// Its `struct mm_struct`; `None` for a thread of the kernel.
     pub mm: Option<GuestVirtAddr>,
+    /// The base of FS in user mode, when it doesn't run (`thread.fsbase`).
+    pub fs_base: Option<GuestVirtAddr>,
+    /// The base of GS in user mode, when it doesn't run (`thread.gsbase`).
+    pub gs_base: Option<GuestVirtAddr>,
 }
 
 /// Where everything is in `struct task_struct`.
@@ -98,7 +111,10 @@ struct Layout {
     sp: u64,
     mm: u64,
     on_cpu: Option<u64>,
+    cpu: Option<u64>,
     parent: Option<u64>,
+    fs_base: Option<u64>,
+    gs_base: Option<u64>,
     tasks: u64,
     thread_node: u64,
     signal: u64,
@@ -123,7 +139,11 @@ impl Layout {
             sp: member("thread.sp")?,
             mm: member("mm")?,
             on_cpu: member("on_cpu").ok(),
+            // In thread_info from 5.16 on.
+            cpu: member("thread_info.cpu").or_else(|_| member("cpu")).ok(),
             parent: member("real_parent").ok(),
+            fs_base: member("thread.fsbase").ok(),
+            gs_base: member("thread.gsbase").ok(),
             tasks: member("tasks")?,
             thread_node: member("thread_node")?,
             signal: member("signal")?,
@@ -139,7 +159,10 @@ impl Layout {
             layout.sp,
             layout.mm,
             layout.on_cpu.unwrap_or(0),
+            layout.cpu.unwrap_or(0),
             layout.parent.unwrap_or(0),
+            layout.fs_base.unwrap_or(0),
+            layout.gs_base.unwrap_or(0),
         ];
         let end = ends.into_iter().max().unwrap_or(0).min(MAX_TASK) + 8;
         Ok(Layout {
@@ -239,9 +262,12 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         name: printable(&comm[..end], false),
         state: TaskState(word(layout.state.0, layout.state.1) as u32 | word(layout.exit_state, 4) as u32),
         on_cpu: layout.on_cpu.is_some_and(|offset| word(offset, 4) != 0),
+        cpu: layout.cpu.map(|offset| word(offset, 4) as u32),
         stack: GuestVirtAddr(word(layout.stack, 8)),
         stack_pointer: GuestVirtAddr(word(layout.sp, 8)),
         mm: (mm.0 != 0).then_some(mm),
+        fs_base: layout.fs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
+        gs_base: layout.gs_base.map(|offset| GuestVirtAddr(word(offset, 8))),
     })
 }
 

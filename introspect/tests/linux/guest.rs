@@ -21,6 +21,10 @@ pub struct Kind {
     /// The kernel's folder in the cache.
     pub kernel: &'static str,
     pub append: &'static str,
+    /// Empty for the usual one.
+    pub cpu_model: &'static str,
+    /// Files of the kernel's package that are put into /root.
+    pub modules: &'static [&'static str],
     pub vcpus: u32,
     pub mebibytes: u64,
     pub seed: u64,
@@ -31,6 +35,8 @@ pub const STABLE_FIXED: Kind = Kind {
     name: "6.1-fixed",
     kernel: "linux",
     append: "nokaslr",
+    cpu_model: "",
+    modules: &[],
     vcpus: 1,
     mebibytes: 256,
     seed: 1,
@@ -40,6 +46,8 @@ pub const STABLE: Kind = Kind {
     name: "6.1-kaslr",
     kernel: "linux",
     append: "",
+    cpu_model: "",
+    modules: &[],
     vcpus: 2,
     mebibytes: 512,
     seed: 5,
@@ -49,10 +57,46 @@ pub const NEWER: Kind = Kind {
     name: "6.12-pti",
     kernel: "linux-second",
     append: "pti=on",
+    cpu_model: "",
+    modules: &[],
     vcpus: 2,
     mebibytes: 256,
     seed: 9,
 };
+/// Linux 6.1 on a processor that makes it isolate its page tables by itself.
+pub const OLD_CPU: Kind = Kind {
+    name: "6.1-minimal",
+    kernel: "linux",
+    append: "",
+    cpu_model: "minimal",
+    modules: &[],
+    vcpus: 1,
+    mebibytes: 256,
+    seed: 13,
+};
+/// Linux 6.1 with modules at hand.
+pub const STABLE_MODULES: Kind = Kind {
+    name: "6.1-modules",
+    kernel: "linux",
+    append: "",
+    cpu_model: "",
+    modules: &["loop", "dummy", "fuse"],
+    vcpus: 2,
+    mebibytes: 256,
+    seed: 17,
+};
+/// Linux 6.12 with modules at hand.
+pub const NEWER_MODULES: Kind = Kind {
+    name: "6.12-modules",
+    kernel: "linux-second",
+    append: "",
+    cpu_model: "",
+    modules: &["loop", "dummy"],
+    vcpus: 2,
+    mebibytes: 256,
+    seed: 21,
+};
+
 /// A running machine with its console.
 pub struct Machine {
     _hypervisor: Hypervisor,
@@ -119,7 +163,10 @@ impl Machine {
             cache.join(kind.kernel).join("vmlinuz"),
             cache.join("linux/initramfs.cpio"),
         );
-        if let Some(missing) = [&kernel, &initrd].into_iter().find(|path| !path.is_file()) {
+        let module = |name: &&str| cache.join(kind.kernel).join(format!("modules/{name}.ko"));
+        let modules: Vec<PathBuf> = kind.modules.iter().map(module).collect();
+        let files: Vec<&PathBuf> = [&kernel, &initrd].into_iter().chain(&modules).collect();
+        if let Some(missing) = files.iter().find(|path| !path.is_file()) {
             assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"));
             eprintln!("SKIPPED: {} is not there", missing.display());
             return None;
@@ -127,7 +174,7 @@ impl Machine {
         let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
             "{}-{}.state",
             kind.name,
-            fingerprint(kind, &[&kernel, &initrd])
+            fingerprint(kind, &files)
         ));
         let console = Arc::new(Console::default());
         if let Ok(mut file) = std::fs::File::open(&state)
@@ -142,7 +189,12 @@ impl Machine {
                 at: 0,
             });
         }
-        let read = |path: &Path| std::fs::read(path).expect("it is there").into();
+        let read = |path: &Path| std::fs::read(path).expect("it is there");
+        // Archives behind one another are one.
+        let mut initrd = read(&initrd);
+        for (name, path) in kind.modules.iter().zip(&modules) {
+            archived(&mut initrd, &format!("root/{name}.ko"), &read(path));
+        }
         let domain = hypervisor
             .create(DomainConfig {
                 name: None,
@@ -150,11 +202,11 @@ impl Machine {
                     memory_bytes: kind.mebibytes << 20,
                     vcpus: kind.vcpus,
                     seed: kind.seed,
-                    cpu_model: String::new(),
+                    cpu_model: kind.cpu_model.to_owned(),
                     debug_exit: None,
                     guest: GuestImage::Linux {
-                        kernel: read(&kernel),
-                        initrd: Some(read(&initrd)),
+                        kernel: read(&kernel).into(),
+                        initrd: Some(initrd.into()),
                         command_line: format!("console=ttyS0 cryptomgr.notests {}", kind.append),
                     },
                 },
@@ -230,10 +282,28 @@ impl Machine {
     }
 }
 
-fn cache_folder() -> PathBuf {
+/// Where set-up puts what it fetches.
+pub fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     root.join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))
+}
+
+/// Adds an archive of one file (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn archived(archive: &mut Vec<u8>, name: &str, contents: &[u8]) {
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    for (name, contents, mode) in [(name, contents, 0o100_644), ("TRAILER!!!", &[], 0)] {
+        archive.extend(b"070701");
+        let fields = [0, mode, 0, 0, 1, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        for field in fields {
+            archive.extend(format!("{field:08x}").as_bytes());
+        }
+        archive.extend(name.as_bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(contents);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
 }
 
 /// Changes when a file or the machine does.
@@ -241,6 +311,7 @@ fn fingerprint(kind: &Kind, files: &[&PathBuf]) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     (kind.append, kind.vcpus, kind.mebibytes, kind.seed).hash(&mut hasher);
+    kind.cpu_model.hash(&mut hasher);
     for file in files {
         let meta = std::fs::metadata(file).expect("it is there");
         (meta.len(), meta.modified().ok()).hash(&mut hasher);

@@ -4,7 +4,11 @@
 mod crash;
 mod guest;
 mod hostile;
+mod modules;
 mod pages;
+mod processes;
 mod recognise;
+mod registers;
+mod stack;
 mod synthetic;
 mod tasks;

@@ -62,7 +62,7 @@ pub fn recognise(domain: &Domain) -> Linux {
 }
 
 /// What the host's md5sum says of a text.
-fn md5(text: &[u8]) -> String {
+pub fn md5(text: &[u8]) -> String {
     let mut child = Command::new("md5sum")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -122,10 +122,10 @@ fn core(target: &Target, linux: &Linux, tasks: &[&Task]) -> Vec<u8> {
 }
 
 /// A frame of the guest's own: its text, and the addresses that it may mean.
-type Frame = (String, Vec<u64>);
+pub type Frame = (String, Vec<u64>);
 
 /// pid and addresses of each stack in /proc, by all meanings of its names: `[<0>] do_nanosleep+0x67/0x130`.
-fn stacks(text: &str, linux: &Linux) -> Vec<(u32, Vec<Frame>)> {
+pub fn stacks(text: &str, linux: &Linux) -> Vec<(u32, Vec<Frame>)> {
     let symbols = linux.kallsyms().expect("symbols");
     let mut all: Vec<(u32, Vec<_>)> = Vec::new();
     for line in text.lines() {
@@ -172,7 +172,7 @@ fn backtraces(text: &str, (line_start, thread): (&str, &str)) -> Vec<(u32, Vec<u
 
 /// How many of the guest's own stacks are in a debugger's, out of how many. The guest leaves out the scheduler's frames
 /// at the top; what comes below are user mode's.
-fn equal(guest: &[(u32, Vec<Frame>)], debugger: &[(u32, Vec<u64>)]) -> (usize, usize) {
+pub fn equal(guest: &[(u32, Vec<Frame>)], debugger: &[(u32, Vec<u64>)]) -> (usize, usize) {
     let (mut same, mut compared) = (0, 0);
     for (pid, frames) in debugger {
         let Some((_, wanted)) = guest.iter().find(|(other, _)| other == pid) else {

@@ -79,6 +79,7 @@ impl Service {
                 Some(service) => service.adopt_fork(child).map_err(|failure| failure.why),
                 None => Err("the service is stopping".into()),
             })),
+            symbols: self.symbol_files.clone(),
         }
     }
 }

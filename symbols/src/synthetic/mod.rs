@@ -28,7 +28,7 @@ mod symtab;
 #[cfg(test)]
 mod tests;
 
-pub use orc::{MAX_ROWS, Orc, OrcVersion};
+pub use orc::{Base, Frame, MAX_ROWS, Orc, OrcVersion, Row};
 
 use crate::btf::Btf;
 use crate::kallsyms::Symbol;

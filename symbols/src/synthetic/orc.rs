@@ -102,6 +102,38 @@ impl Orc {
         })
     }
 
+    /// Whether the rows are by rising address, as the kernel leaves them once it has started.
+    pub fn is_sorted(&self) -> bool {
+        let count = self.ips.len() / 4;
+        (0..count).is_sorted_by_key(|number| self.address(number))
+    }
+
+    /// The row for an address, if they are sorted. There is none before the first; the last has no end.
+    pub fn row(&self, address: u64) -> Option<Row> {
+        let count = (self.ips.len() / 4).min(self.rows.len() / ROW);
+        let (mut from, mut to) = (0, count);
+        // The last of those at or before.
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if self.address(middle) <= address {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        let row = self.rows.as_chunks::<ROW>().0.get(from.checked_sub(1)?)?;
+        Some(Row::read(*row, self.version))
+    }
+
+    /// The first instruction of a row.
+    fn address(&self, number: usize) -> u64 {
+        let ip = self.ips.as_chunks::<4>().0.get(number);
+        let distance = ip.map_or(0, |ip| i64::from(i32::from_le_bytes(*ip)));
+        self.start
+            .wrapping_add(4 * number as u64)
+            .wrapping_add_signed(distance)
+    }
+
     /// The rows by rising address, each with its first one.
     pub(super) fn sorted(&self) -> Vec<(u64, Row)> {
         let ips = self.ips.as_chunks::<4>().0.iter();
@@ -125,8 +157,10 @@ impl Orc {
 
 /// What a register's value is found by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Base {
+pub enum Base {
+    /// It isn't known, or is what it was.
     Undefined,
+    /// The stack pointer of the caller.
     PreviousSp,
     /// A register, by its number in DWARF.
     Register(u8),
@@ -138,7 +172,7 @@ pub(super) enum Base {
 
 /// What lies at the frame's end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Frame {
+pub enum Frame {
     /// Nothing is known, or this is the outermost frame.
     End,
     /// A return address.
@@ -149,14 +183,19 @@ pub(super) enum Frame {
     Interrupt,
 }
 
-/// A row.
+/// A row: how the caller's registers are found from those of the code that it is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Row {
-    pub(super) sp: Base,
-    pub(super) sp_offset: i16,
-    pub(super) bp: Base,
-    pub(super) bp_offset: i16,
-    pub(super) frame: Frame,
+pub struct Row {
+    /// What the frame's end is found by,
+    pub sp: Base,
+    /// and how far it is from there.
+    pub sp_offset: i16,
+    /// What the frame pointer is found by,
+    pub bp: Base,
+    /// and how far it is from there.
+    pub bp_offset: i16,
+    /// What lies at the frame's end.
+    pub frame: Frame,
 }
 
 impl Row {
