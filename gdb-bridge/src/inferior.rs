@@ -78,7 +78,7 @@ impl Inferior for Machine {
         let Stopped { tasks, task } = guest.task(pid).ok_or("there is no such task")?;
         match tasks.vcpu_of(&task) {
             Some(vcpu) => of_vcpu(vcpu),
-            None => tasks.registers(&guest.target, &task).map(RegisterSet::Saved),
+            None => tasks.registers(guest.domain(), &task).map(RegisterSet::Saved),
         }
     }
 
@@ -86,7 +86,7 @@ impl Inferior for Machine {
         match thread {
             Thread::Vcpu(vcpu) => AddressSpace::Vcpu(vcpu),
             Thread::Task(pid) => match guest.task(pid) {
-                Some(Stopped { tasks, task }) => tasks.space(&guest.target, &task),
+                Some(Stopped { tasks, task }) => tasks.space(guest.domain(), &task),
                 None => AddressSpace::Vcpu(guest.stopped),
             },
         }

@@ -5,9 +5,6 @@ use hv_core::introspect::Introspect;
 use introspect::linux::{Linux, Walk};
 use std::fmt::Write;
 
-/// COMMAND_LINE_SIZE on x86.
-const COMMAND_LINE: usize = 2048;
-
 pub fn lx(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let show = match arguments {
         ["ps"] => ps,
@@ -43,31 +40,21 @@ fn dmesg(guest: &Guest, linux: &Linux) -> Result<String, String> {
 
 fn lsmod(guest: &Guest, linux: &Linux) -> Result<String, String> {
     let walk = linux.modules(guest.domain()).map_err(|error| error.to_string())?;
-    let mut text = format!("{:<18} {:<19} {:>8}\n", "Address", "Module", "Size");
+    let mut text = format!("{:<18} {:<19} {:>8}  Used by\n", "Address", "Module", "Size");
     for module in &walk.items {
         let base = module.base().map_or(0, |base| base.0);
-        let _ = writeln!(text, "{base:#018x} {:<19} {:>8}", module.name, module.size());
+        let users = module
+            .references
+            .map_or_else(String::new, |count| count.to_string());
+        let (name, size, by) = (&module.name, module.size(), module.users.join(","));
+        let _ = writeln!(text, "{base:#018x} {name:<19} {size:>8}  {users} {by}");
     }
     Ok(text + &ending(&walk))
 }
 
 fn command_line(guest: &Guest, linux: &Linux) -> Result<String, String> {
-    let place = linux.symbol("saved_command_line");
-    let place = place.ok_or("the kernel has no saved_command_line")?;
-    let read = |address, buffer: &mut [u8]| {
-        let read = guest.target.read_virtual(linux.address_space(), address, buffer);
-        read.map_err(|error| error.to_string())
-    };
-    let mut pointer = [0; 8];
-    read(place, &mut pointer)?;
-    let mut bytes = vec![0; COMMAND_LINE];
-    let length = read(hv_core::GuestVirtAddr(u64::from_le_bytes(pointer)), &mut bytes)?;
-    let text = bytes[..length]
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(text);
-    Ok(text.replace(char::is_control, "\u{fffd}") + "\n")
+    let line = linux.command_line(guest.domain());
+    Ok(line.ok_or("the kernel has none yet")? + "\n")
 }
 
 fn version(_: &Guest, linux: &Linux) -> Result<String, String> {

@@ -5,8 +5,8 @@ mod info;
 mod lx;
 mod memory;
 mod registers;
-mod tasks;
 mod symbols;
+mod tasks;
 mod value;
 
 use crate::guest::Guest;

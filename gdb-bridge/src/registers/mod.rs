@@ -12,7 +12,7 @@ mod table;
 
 pub use description::description;
 pub use set::{RegisterSet, SavedRegisters};
-pub use slot::{Refused, Slot};
+pub use slot::{Refused, SegmentName, Slot};
 pub use system::{SYSTEM, SYSTEM_BYTES};
 pub use table::TABLE;
 

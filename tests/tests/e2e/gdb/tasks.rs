@@ -1,12 +1,7 @@
 //! The tasks of a Linux guest are threads, after the vCPUs.
 
 use super::{attached, attached_four};
-use dump::DumpDomain;
-use hv_core::DomId;
-use hv_core::introspect::Introspect;
-use introspect::linux::Linux;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Instant;
 use tests::{Console, Gdb, Service, four_vcpus, has_tool};
 
@@ -51,20 +46,6 @@ fn listed(text: &str) -> BTreeMap<u32, Listed> {
     text.lines().filter_map(of).collect()
 }
 
-/// The kernel's symbol file of the guest, by way of a dump.
-fn symbol_file(service: &Service) -> PathBuf {
-    let (core, file) = (service.scratch().path("core"), service.scratch().path("vmlinux"));
-    service
-        .kdd(&["dump".as_ref(), "vm".as_ref(), core.as_os_str()])
-        .done();
-    let image = dump::open(&core).expect("it is a dump");
-    let domain = DumpDomain::new(DomId(1), "core".into(), image);
-    let linux = Linux::recognise((&domain as &dyn Introspect).into()).expect("it is Linux");
-    let made = linux.symbol_file(&domain, None).expect("it has symbols");
-    std::fs::write(&file, made.bytes()).expect("it is ours");
-    file
-}
-
 #[test]
 fn explore() {
     let Some(snapshot) = four_vcpus().filter(|_| has_tool("gdb")) else {
@@ -82,11 +63,8 @@ fn explore() {
             .console()
             .command("for p in /proc/[0-9]*; do echo \"${p##*/} $(cat $p/wchan)\"; done")
     );
-    let file = symbol_file(&service);
-    println!("{}", file.display());
     let commands = std::env::var("COMMANDS").unwrap_or_default();
     let mut gdb = Gdb::start();
-    gdb.run(&format!("file {}", file.display()));
     let t = Instant::now();
     println!("{}", gdb.run(&format!("target remote {}", service.gdb_address())));
     println!("attach {:?}", t.elapsed());
