@@ -76,6 +76,8 @@ pub struct Guest {
     pub selected: Thread,
     /// The thread whose address space is meant: the selected one, but see [`Client::lldb`].
     pub viewed: Thread,
+    /// The thread that the client stepped last.
+    pub asked: Option<Thread>,
     /// The vCPU that stopped last.
     pub stopped: VcpuId,
     /// The client detached but stayed (`extended-remote`): there is no process for it until it attaches again.
@@ -129,6 +131,7 @@ impl Guest {
             listed: Tasks::default(),
             selected: first,
             viewed: first,
+            asked: None,
             stopped: VcpuId(0),
             detached: false,
             refusal: None,
@@ -184,12 +187,9 @@ impl Guest {
             Thread::Vcpu(vcpu) => Ok(vcpu),
             Thread::Task(pid) => {
                 let Stopped { tasks, task } = self.task(pid).ok_or("there is no such task")?;
-                tasks.vcpu_of(&task).ok_or_else(|| {
-                    format!(
-                        "no vCPU runs the task {} (pid {pid}, {}); what runs it is known when it runs",
-                        task.name, task.state
-                    )
-                })
+                tasks
+                    .vcpu_of(&task)
+                    .ok_or_else(|| format!("task {pid} ({}, {}) is on no vCPU", task.name, task.state))
             }
         }
     }

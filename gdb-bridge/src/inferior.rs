@@ -86,13 +86,17 @@ impl Inferior for Machine {
         }
     }
 
-    fn thread_on(&self, _: &Guest, vcpu: VcpuId) -> Thread {
-        Thread::Vcpu(vcpu)
+    /// Who steps a task that a vCPU runs gets that task's stop.
+    fn thread_on(&self, guest: &Guest, vcpu: VcpuId) -> Thread {
+        match guest.asked {
+            Some(thread @ Thread::Task(_)) if guest.vcpu_of(thread) == Ok(vcpu) => thread,
+            _ => Thread::Vcpu(vcpu),
+        }
     }
 
     fn registers<'a>(&self, guest: &'a Guest, thread: Thread) -> Result<RegisterSet<'a>, String> {
         let of_vcpu = |vcpu| match View::read(guest.domain(), vcpu) {
-            Ok(view) => Ok(RegisterSet::Vcpu(view)),
+            Ok(view) => Ok(RegisterSet::Vcpu(Box::new(view))),
             Err(error) => Err(error.to_string()),
         };
         let pid = match thread {
@@ -102,7 +106,7 @@ impl Inferior for Machine {
         let Stopped { tasks, task } = guest.task(pid).ok_or("there is no such task")?;
         match tasks.vcpu_of(&task) {
             Some(vcpu) => of_vcpu(vcpu),
-            None => tasks.registers(&guest.target, &task).map(RegisterSet::Saved),
+            None => tasks.registers(guest.domain(), &task).map(RegisterSet::Saved),
         }
     }
 
@@ -110,7 +114,7 @@ impl Inferior for Machine {
         match thread {
             Thread::Vcpu(vcpu) => AddressSpace::Vcpu(vcpu),
             Thread::Task(pid) => match guest.task(pid) {
-                Some(Stopped { tasks, task }) => tasks.space(&guest.target, &task),
+                Some(Stopped { tasks, task }) => tasks.space(guest.domain(), &task),
                 None => AddressSpace::Vcpu(guest.stopped),
             },
         }

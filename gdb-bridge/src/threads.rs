@@ -6,7 +6,7 @@ use crate::tasks::{Snapshot, Stopped};
 use crate::thread::Thread;
 use hv_core::addr::VcpuId;
 use hv_core::regs::{Activity, Registers};
-use introspect::linux::Task;
+use introspect::linux::{Task, Unwinder};
 use std::fmt::Write;
 
 /// A thread's name.
@@ -51,7 +51,9 @@ pub fn extra(guest: &Guest, thread: Thread) -> String {
     match thread {
         Thread::Vcpu(vcpu) => vcpu_extra(guest, vcpu),
         Thread::Task(pid) => match guest.task(pid) {
-            Some(Stopped { tasks, task }) => task_extra(&tasks, &task),
+            Some(Stopped { tasks, task }) => {
+                task_extra(guest, &tasks, &mut tasks.unwinder(guest.domain()), &task)
+            }
             None => String::from("there is no such task"),
         },
     }
@@ -79,34 +81,55 @@ pub fn vcpu_extra(guest: &Guest, vcpu: VcpuId) -> String {
     text
 }
 
-fn task_extra(tasks: &Snapshot, task: &Task) -> String {
+fn task_extra(guest: &Guest, tasks: &Snapshot, unwinder: &mut Unwinder<'_>, task: &Task) -> String {
     let mut text = format!("pid {}", task.pid);
     if task.tgid != task.pid {
         let _ = write!(text, " of {}", task.tgid);
     }
-    match tasks.vcpu_of(task) {
-        Some(vcpu) => {
-            let _ = write!(text, ", on vCPU {vcpu}, whose registers these are");
-        }
-        None => {
-            let _ = write!(text, ", {}", task.state);
-        }
+    if let Some(vcpu) = tasks.vcpu_of(task) {
+        let _ = write!(text, ", on vCPU {vcpu}: its registers are that one's");
+        return text;
+    }
+    let _ = write!(text, ", {}", task.state);
+    if let Some(place) = tasks.place(guest.domain(), unwinder, task) {
+        let _ = write!(text, " in {place}");
     }
     text
 }
 
 /// The `qXfer:threads` document.
 pub fn document(guest: &Guest) -> String {
-    let mut threads = String::new();
-    for thread in guest.inferior.threads(guest) {
-        let _ = write!(threads, "<thread id=\"{:x}\"", thread.id());
-        if let Ok(vcpu) = guest.vcpu_of(thread) {
-            let _ = write!(threads, " core=\"{vcpu}\"");
+    let mut text = String::from("<?xml version=\"1.0\"?>\n<threads>\n");
+    let mut put = |thread: Thread, vcpu: Option<VcpuId>, name: &str, extra: &str| {
+        let _ = write!(text, "<thread id=\"{:x}\"", thread.id());
+        if let Some(vcpu) = vcpu {
+            let _ = write!(text, " core=\"{vcpu}\"");
         }
-        let (name, extra) = (name(guest, thread), extra(guest, thread));
-        let _ = writeln!(threads, " name=\"{}\">{}</thread>", xml(&name), xml(&extra));
+        let _ = writeln!(text, " name=\"{}\">{}</thread>", xml(name), xml(extra));
+    };
+    let tasks = guest.tasks();
+    let mut unwinder = tasks.as_ref().map(|tasks| tasks.unwinder(guest.domain()));
+    for thread in guest.inferior.threads(guest) {
+        let task = match (thread, &tasks, &mut unwinder) {
+            (Thread::Task(pid), Some(tasks), Some(unwinder)) => {
+                tasks.get(pid).map(|it| (it, tasks, unwinder))
+            }
+            _ => None,
+        };
+        match task {
+            Some((task, tasks, unwinder)) => {
+                let extra = task_extra(guest, tasks, unwinder, task);
+                put(thread, tasks.vcpu_of(task), &task.name, &extra);
+            }
+            None => put(
+                thread,
+                guest.vcpu_of(thread).ok(),
+                &name(guest, thread),
+                &extra(guest, thread),
+            ),
+        }
     }
-    format!("<?xml version=\"1.0\"?>\n<threads>\n{threads}</threads>\n")
+    text + "</threads>\n"
 }
 
 /// The document when the client has detached.

@@ -13,7 +13,9 @@ pub fn info(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["devices"] => described(guest.domain().describe_devices()),
         ["interrupts"] => described(guest.domain().describe_interrupts()).map(|text| flags(guest) + &text),
         ["sessions"] => Ok(sessions(guest)),
-        _ => Err("domain, devices, interrupts or sessions".into()),
+        // The kernel's gdb scripts ask for it, and number CPUs by threads where there is an answer, as with QEMU.
+        ["version"] => Ok(format!("kdd {}\n", env!("CARGO_PKG_VERSION"))),
+        _ => Err("domain, devices, interrupts, sessions or version".into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod info;
+mod lx;
 mod memory;
 mod registers;
 mod symbols;
@@ -51,9 +52,15 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "info",
-        arguments: "domain|devices|interrupts|sessions",
+        arguments: "domain|devices|interrupts|sessions|version",
         help: "what the domain is and does, its devices and interrupts, who debugs it",
         run: info::info,
+    },
+    Command {
+        name: "lx",
+        arguments: "ps|dmesg|lsmod|cmdline|version|current",
+        help: "of a Linux guest: tasks, log, modules, command line, version, the task that a vCPU runs",
+        run: lx::lx,
     },
     Command {
         name: "physical",

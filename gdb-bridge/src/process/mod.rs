@@ -17,7 +17,7 @@ pub mod step;
 use crate::breakpoints::PlaceMode;
 use crate::guest::Guest;
 use crate::inferior::{Inferior, Runs};
-use crate::registers::{RegisterSet, SavedRegisters, SegmentName, Slot, View};
+use crate::registers::{RegisterSet, SavedRegisters, View};
 use crate::tasks::Stopped;
 use crate::thread::Thread;
 use hv_core::addr::{GuestPhysAddr, VcpuId};
@@ -25,10 +25,6 @@ use hv_core::regs::seg;
 use introspect::linux::{Task, TaskRegisters};
 use introspect::{AddressSpace, PagingMode};
 
-const CS: SegmentName = SegmentName::Data(seg::CS);
-const SS: SegmentName = SegmentName::Data(seg::SS);
-const FS: SegmentName = SegmentName::Data(seg::FS);
-const GS: SegmentName = SegmentName::Data(seg::GS);
 /// Page tables of nobody.
 const NO_TABLES: GuestPhysAddr = GuestPhysAddr(!0xfff);
 
@@ -86,24 +82,28 @@ impl Inferior for Process {
         };
         let Stopped { tasks, task } = guest.task(pid).ok_or("there is no such thread")?;
         let domain = guest.domain();
-        let vcpu = tasks.vcpu_of(&task);
-        let mut saved = SavedRegisters::default();
-        if let Some(vcpu) = vcpu {
-            let view = View::read(domain, vcpu).map_err(|error| error.to_string())?;
-            let registers = view.registers();
-            if registers.cpl() == 3 {
-                return Ok(RegisterSet::Vcpu(view));
-            }
-            // In the kernel FS is still the thread's, and its GS is put aside.
-            saved.know(Slot::Base(FS), Slot::Base(FS).get(registers) as u64);
-            saved.know(Slot::Base(GS), Slot::KernelGsBase.get(registers) as u64);
+        let user = |memory| {
+            let read = tasks.linux.user_registers(memory, &task);
+            read.map_err(|error| error.to_string())
+        };
+        let Some(vcpu) = tasks.vcpu_of(&task) else {
+            return Ok(RegisterSet::Saved(SavedRegisters::from(&user(domain)?)));
+        };
+        let view = View::read(domain, vcpu).map_err(|error| error.to_string())?;
+        if view.registers().cpl() == 3 {
+            return Ok(RegisterSet::Vcpu(Box::new(view)));
         }
-        let user = tasks
-            .linux
-            .user_registers(domain, &task)
-            .map_err(|error| error.to_string())?;
-        know(&mut saved, &user);
-        Ok(RegisterSet::Saved(saved))
+        // In the kernel FS is still the thread's, and its GS is put aside.
+        let bases = (
+            view.registers().segments[seg::FS].base,
+            view.registers().msrs.kernel_gs_base,
+        );
+        let user = TaskRegisters {
+            fs_base: Some(bases.0),
+            gs_base: Some(bases.1),
+            ..user(domain)?
+        };
+        Ok(RegisterSet::Saved(SavedRegisters::from(&user)))
     }
 
     fn space(&self, guest: &Guest, _: Thread) -> AddressSpace {
@@ -135,27 +135,5 @@ impl Process {
         let Stopped { tasks, task } = guest.task(self.0)?;
         let tables = tasks.linux.page_tables(guest.domain(), task.mm?).ok()?;
         Some(tasks.linux.user_page_tables(guest.domain(), tables))
-    }
-}
-
-/// Notes what the kernel saved.
-fn know(saved: &mut SavedRegisters, user: &TaskRegisters) {
-    for (number, value) in user.gpr.iter().enumerate() {
-        if let Some(value) = value {
-            saved.know(Slot::Gpr(number), *value);
-        }
-    }
-    saved.know(Slot::Rip, user.rip.0);
-    let others = [
-        (Slot::Rflags, user.rflags),
-        (Slot::Selector(CS), user.cs.map(u64::from)),
-        (Slot::Selector(SS), user.ss.map(u64::from)),
-        (Slot::Base(FS), user.fs_base),
-        (Slot::Base(GS), user.gs_base),
-    ];
-    for (slot, value) in others {
-        if let Some(value) = value {
-            saved.know(slot, value);
-        }
     }
 }

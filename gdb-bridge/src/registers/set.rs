@@ -5,7 +5,7 @@ use super::{Register, Slot, View};
 /// A thread's registers.
 pub enum RegisterSet<'a> {
     /// Those of a vCPU, all of them, which can be written.
-    Vcpu(View<'a>),
+    Vcpu(Box<View<'a>>),
     /// What the guest's kernel saved of a thread that isn't on a vCPU.
     Saved(SavedRegisters),
 }
@@ -40,9 +40,9 @@ impl RegisterSet<'_> {
 pub struct SavedRegisters(Vec<(Slot, u64)>);
 
 impl SavedRegisters {
-    /// Adds one.
-    pub fn know(&mut self, slot: Slot, value: u64) {
-        self.0.push((slot, value));
+    /// Adds one, if its value is known.
+    pub fn know(&mut self, slot: Slot, value: Option<u64>) {
+        self.0.extend(value.map(|value| (slot, value)));
     }
 
     /// One, if it is known.

@@ -15,9 +15,14 @@ use gdbstub::target::ext::base::multithread::{
 impl Guest {
     fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
         let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
-        let runs = self.inferior.runs(self, thread).inspect_err(|why| {
+        let runs = self.inferior.runs(self, thread).map_err(|why| {
+            let why = format!("{why}: it can't be stepped, nor run alone");
             self.refusal = Some(why.clone());
+            why
         })?;
+        if action != Action::Continue {
+            self.asked = Some(thread);
+        }
         // The first action that fits a thread counts.
         let actions = &mut self.actions;
         match runs {
@@ -41,6 +46,7 @@ impl MultiThreadResume for Guest {
 
     fn clear_resume_actions(&mut self) -> Result<(), String> {
         self.actions = Actions::default();
+        self.asked = None;
         Ok(())
     }
 

@@ -4,10 +4,12 @@
 //! time, and goes when that has moved on, whoever let it. Guest memory is hostile: a list that breaks off or is too long
 //! gives what was read before, with a note.
 
+mod place;
 mod saved;
 
 use crate::guest::Guest;
 use hv_core::addr::{Ticks, VcpuId};
+use hv_core::introspect::ReadMemory;
 use introspect::linux::{Linux, Task};
 use introspect::{AddressSpace, Target};
 use std::cell::RefCell;
@@ -190,11 +192,10 @@ impl Snapshot {
     }
 
     /// What a task sees as memory: its process's page tables, which map the kernel too; the kernel's own for a thread of
-    /// the kernel.
-    pub fn space(&self, target: &Target, task: &Task) -> AddressSpace {
-        saved::root(&self.linux, target, task).map_or(self.linux.address_space(), |root| {
-            AddressSpace::Root(self.linux.paging_mode(), root)
-        })
+    /// the kernel, and where they can't be found.
+    pub fn space(&self, memory: &dyn ReadMemory, task: &Task) -> AddressSpace {
+        let space = self.linux.user_space(memory, task).ok().flatten();
+        space.unwrap_or_else(|| self.linux.address_space())
     }
 }
 

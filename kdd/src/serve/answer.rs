@@ -67,9 +67,15 @@ impl ControlSession {
                     .retain(|held| held.managed().domain().id() != managed.domain().id());
                 service.destroy(&managed).map(done)
             }
-            Request::Gdb { domain, listen } => {
+            Request::Gdb {
+                domain,
+                listen,
+                process,
+            } => {
                 let managed = service.find(&domain)?;
-                service.listen(&managed, &listen).map(Reply::Listening)
+                service
+                    .listen(&managed, &listen, process.as_deref())
+                    .map(Reply::Listening)
             }
             Request::Kd { domain, listen } => {
                 let managed = service.find(&domain)?;

@@ -123,6 +123,24 @@ impl Managed {
         Ok(Look::new(Kernel::Linux(linux), held))
     }
 
+    /// A process of a Linux guest, by its pid, or the first one of a name.
+    pub(super) fn linux_process(self: &Arc<Self>, name: &str) -> Result<u32, Failure> {
+        let look = self.look_at_linux()?;
+        let Kernel::Linux(linux) = &look.kernel else {
+            return Err(no_process(self, name));
+        };
+        match linux.process(self.domain(), name) {
+            Ok(Some(task)) if task.mm.is_none() => Err(Failure::new(
+                format_args!("domain '{}'", self.domain().name()),
+                format_args!("'{}' is a thread of the kernel", printable(name)),
+                "debug the whole guest: kdd gdb without --process",
+            )),
+            Ok(Some(task)) => Ok(task.pid),
+            Ok(None) => Err(no_process(self, name)),
+            Err(error) => Err(self.failure(&error, HINT)),
+        }
+    }
+
     /// The kernel in it, if one is recognised, with its symbols where they are found.
     pub(super) fn known_kernel(self: &Arc<Self>, symbols: &SymbolPath) -> Option<Kernel> {
         Some(self.look(symbols).ok()?.kernel)
@@ -217,10 +235,10 @@ impl Managed {
 }
 
 /// Nothing has this id.
-pub(super) fn no_process(managed: &Managed, pid: u64) -> Failure {
+pub(super) fn no_process(managed: &Managed, process: impl ToString) -> Failure {
     Failure::new(
         format_args!("domain '{}'", managed.domain().name()),
-        format_args!("it has no process {pid}"),
+        format_args!("it has no process {}", printable(&process.to_string())),
         "'kdd ps' shows its processes",
     )
 }

@@ -169,6 +169,9 @@ pub struct EndpointInfo {
     pub protocol: String,
     /// The address that is really bound.
     pub address: KdAddress,
+    /// The process that is debugged there, by its pid; the whole guest if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
 }
 
 /// The registers of a vCPU.

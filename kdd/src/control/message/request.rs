@@ -55,6 +55,9 @@ pub enum Request {
         domain: String,
         /// Where to listen; port 0 picks a free one.
         listen: ListenAddress,
+        /// The process of a Linux guest that is debugged there, by its pid or its name; the whole guest if `None`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<String>,
     },
     /// Adds an endpoint for WinDbg and kd → [`Reply::Listening`](super::Reply::Listening)
     Kd {
