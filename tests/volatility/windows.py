@@ -66,11 +66,11 @@ def make_symbols(pdb, folder):
     (place / f"{known['GUID']}-{known['age']}.json").write_text(json.dumps(isf))
 
 
-def rows(plugin, dump):
-    """The rows of a plug-in's table, and the context that it ran in."""
-    context = contexts.Context()
-    context.config["automagic.LayerStacker.single_location"] = Path(dump).resolve().as_uri()
-    magics = automagic.choose_automagic(automagic.available(context), plugin)
+def rows(context, plugin, available=(), known=None):
+    """The rows of a plug-in's table; what it requires is known by name, or found."""
+    for name, value in (known or {}).items():
+        context.config[f"plugins.{plugin.__name__}.{name}"] = value
+    magics = automagic.choose_automagic(list(available), plugin)
     grid = plugins.construct_plugin(context, magics, plugin, "plugins", None, None).run()
     found = []
     columns = [column.name for column in grid.columns]
@@ -80,7 +80,7 @@ def rows(plugin, dump):
         found.append({c: v if isinstance(v, (int, type(None))) else str(v) for c, v in zip(columns, values)})
 
     grid.populate(visit, None)
-    return found, context
+    return found
 
 
 def copy_pages(context, file):
@@ -102,12 +102,20 @@ def main(dump, folder, pages, pdb=None):
     framework.import_files(volatility3.plugins, True)
     if pdb:
         make_symbols(pdb, folder)
+    context = contexts.Context()
+    context.config["automagic.LayerStacker.single_location"] = Path(dump).resolve().as_uri()
     found = {}
-    found["crashinfo"], context = rows(crashinfo.Crashinfo, dump)
-    found["layer"], found["ranges"] = copy_pages(context, pages)
     if pdb:
-        for plugin in (info.Info, pslist.PsList, modules.Modules, kpcrs.KPCRs):
-            found[plugin.__name__], _ = rows(plugin, dump)
+        # The first finds the kernel for all.
+        found["Info"] = rows(context, info.Info, automagic.available(context))
+        kernel = {"kernel": context.config["plugins.Info.kernel"]}
+        for plugin in (pslist.PsList, modules.Modules, kpcrs.KPCRs):
+            found[plugin.__name__] = rows(context, plugin, known=kernel)
+        layer = {"primary": context.modules[kernel["kernel"]].layer_name}
+        found["Crashinfo"] = rows(context, crashinfo.Crashinfo, known=layer)
+    else:
+        found["Crashinfo"] = rows(context, crashinfo.Crashinfo, automagic.available(context))
+    found["layer"], found["ranges"] = copy_pages(context, pages)
     json.dump(found, sys.stdout)
 
 

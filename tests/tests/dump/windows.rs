@@ -34,7 +34,7 @@ fn short(address: u64) -> Value {
 /// What the header says, by the guest's own word.
 #[track_caller]
 fn assert_header(guest: &NtGuest, seen: &Value, format: &str) {
-    let header = &seen["crashinfo"][0];
+    let header = &seen["Crashinfo"][0];
     assert_eq!(
         header["DirectoryTableBase"],
         guest.processes()[0].root,
