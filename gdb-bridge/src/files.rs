@@ -1,15 +1,18 @@
-//! The files that a client finds on the guest: the symbols of its Linux kernel, made of what is in its memory.
+//! The files that a client finds on the guest: the symbols of its Linux kernel, made of what is in its memory; or the program and
+//! the libraries of the process that is debugged, from the guest's page cache.
 //!
 //! ```text
 //!  qXfer:exec-file ──► name_of(kernel)       /kdd/DOMAIN/BASE/vmlinux-RELEASE
-//!  vFile:open ───────► find(name) ── introspect::Target ──► SymbolFile ──► Files: a descriptor
-//!  vFile:pread … ◄──────────────────────────────────────────────────────────┘
+//!  vFile:open ───────► find(name) ── introspect::Target ──► File ──► Files: a descriptor
+//!  vFile:pread … ◄────────────────────────────────────────────────────┘
 //! ```
 //! The name has the address at which the kernel runs: after a reset or kexec the old name is nobody's, and gdb, which
 //! takes a file of the same name for the same file, isn't misled. A file that is open stays what it was.
 
 use crate::guest::Guest;
-use introspect::linux::Linux;
+use hv_core::introspect::ReadMemory;
+use introspect::linux::{self, Linux};
+use std::borrow::Cow;
 use std::sync::Arc;
 use symbols::synthetic::SymbolFile;
 
@@ -18,16 +21,59 @@ const MOST_OPEN: usize = 64;
 /// As after the standard streams; numbers below are a sign of confusion.
 const FIRST: u64 = 3;
 
+/// A file.
+pub enum File {
+    /// Made of a kernel's memory.
+    Symbols(Arc<SymbolFile>),
+    /// One of the guest's own, as far as it is in its memory.
+    Guest(Arc<Linux>, linux::File),
+}
+
+impl File {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            File::Symbols(file) => file.bytes().len() as u64,
+            File::Guest(_, file) => file.size,
+        }
+    }
+
+    /// What tells it from others of its domain.
+    pub fn inode(&self) -> u32 {
+        match self {
+            File::Symbols(file) => (file.base() >> 12) as u32,
+            File::Guest(_, file) => (file.mapping.0 >> 3) as u32,
+        }
+    }
+
+    /// The bytes from `offset` on, `most` at most; none at its end. `None` if they aren't in memory.
+    pub fn read(&self, memory: &dyn ReadMemory, offset: u64, most: usize) -> Option<Cow<'_, [u8]>> {
+        match self {
+            File::Symbols(file) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
+                let rest = rest.unwrap_or_default();
+                Some(Cow::Borrowed(&rest[..rest.len().min(most)]))
+            }
+            File::Guest(linux, file) => {
+                let mut bytes = vec![0; most];
+                let read = linux.read_file(memory, file, offset, &mut bytes).ok()?;
+                bytes.truncate(read);
+                (read > 0 || offset >= file.size).then_some(Cow::Owned(bytes))
+            }
+        }
+    }
+}
+
 /// Open files. A number isn't given out again before all others were.
 #[derive(Default)]
 pub struct Files {
-    open: Vec<(u64, Arc<SymbolFile>)>,
+    open: Vec<(u64, File)>,
     last: u32,
 }
 
 impl Files {
     /// A descriptor for a file; `None` if there are too many.
-    pub fn open(&mut self, file: Arc<SymbolFile>) -> Option<u64> {
+    pub fn open(&mut self, file: File) -> Option<u64> {
         if self.open.len() >= MOST_OPEN {
             return None;
         }
@@ -41,7 +87,7 @@ impl Files {
     }
 
     /// The file behind a descriptor.
-    pub fn get(&self, number: u64) -> Option<&Arc<SymbolFile>> {
+    pub fn get(&self, number: u64) -> Option<&File> {
         let found = self.open.iter().find(|(open, _)| *open == number);
         found.map(|(_, file)| file)
     }
@@ -91,15 +137,27 @@ impl Guest {
         Some(format!("/kdd/{domain}/{base:x}/{}", file_name(linux)))
     }
 
+    /// The name of what the client debugs: a program of the guest, or the symbols of its kernel.
+    pub fn name_of_program(&self) -> Option<String> {
+        let linux = self.linux()?;
+        match self.inferior.process() {
+            Some(process) => Some(process.program(self)?.path),
+            None => self.name_of(&linux),
+        }
+    }
+
     /// The file of this name.
-    pub fn find_file(&self, name: &[u8]) -> Option<Arc<SymbolFile>> {
+    pub fn find_file(&self, name: &[u8]) -> Option<File> {
+        if let Some(process) = self.inferior.process() {
+            return Some(File::Guest(self.linux()?, process.file(self, name)?));
+        }
         if !name.starts_with(b"/kdd/") {
             return None;
         }
         let linux = self.linux()?;
         let ours = self.name_of(&linux)?;
         (name == ours.as_bytes())
-            .then(|| self.symbol_file(&linux))
+            .then(|| self.symbol_file(&linux).map(File::Symbols))
             .flatten()
     }
 }

@@ -3,10 +3,10 @@
 //! Layouts and numbers are those of the GDB manual's "File-I/O Remote Protocol Extension": they are no system's own.
 
 use super::{Flow, pair};
+use crate::files::File;
 use crate::framing::{self, PACKET_SIZE};
 use crate::guest::Guest;
 use crate::hex;
-use symbols::synthetic::SymbolFile;
 
 /// Names that are looked at; ours are shorter.
 const LONGEST_NAME: usize = 1024;
@@ -17,6 +17,7 @@ const MOST: u64 = PACKET_SIZE as u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Errno {
     NoEntry = 2,
+    InputOutput = 5,
     BadDescriptor = 9,
     Invalid = 22,
     TooMany = 24,
@@ -97,10 +98,8 @@ fn pread(guest: &mut Guest, parameters: &[u8]) -> Answer {
     let (file, rest) = parameters.split_at(comma.ok_or(Errno::Invalid)?);
     let (count, offset) = pair(&rest[1..]).ok_or(Errno::Invalid)?;
     let file = guest.files.get(descriptor(file)?).ok_or(Errno::BadDescriptor)?;
-    let rest = usize::try_from(offset).ok().and_then(|at| file.bytes().get(at..));
-    let rest = rest.unwrap_or_default();
-    let length = rest.len().min(count.min(MOST) as usize);
-    bytes(&rest[..length])
+    let read = file.read(guest.domain(), offset, count.min(MOST) as usize);
+    bytes(&read.ok_or(Errno::InputOutput)?)
 }
 
 /// `fd`.
@@ -112,7 +111,7 @@ fn fstat(guest: &mut Guest, parameters: &[u8]) -> Answer {
 /// `name`: gdb 16 asks so.
 fn stat(guest: &mut Guest, parameters: &[u8]) -> Answer {
     let name = file_name(parameters)?;
-    bytes(&status(&*guest.find_file(&name).ok_or(Errno::NoEntry)?))
+    bytes(&status(&guest.find_file(&name).ok_or(Errno::NoEntry)?))
 }
 
 fn descriptor(digits: &[u8]) -> Result<u64, Errno> {
@@ -127,13 +126,13 @@ fn file_name(digits: &[u8]) -> Result<Vec<u8>, Errno> {
 }
 
 /// The manual's `struct stat`, big-endian.
-fn status(file: &SymbolFile) -> Vec<u8> {
+fn status(file: &File) -> Vec<u8> {
     /// A regular file that all may read.
     const MODE: u32 = 0o100_444;
-    let size = file.bytes().len() as u64;
+    let size = file.size();
     let mut out = Vec::with_capacity(64);
     // Device, inode, mode, links, user, group, device number. gdb takes files for the same by the inode, too.
-    for word in [0, (file.base() >> 12) as u32, MODE, 1, 0, 0, 0] {
+    for word in [0, file.inode(), MODE, 1, 0, 0, 0] {
         out.extend_from_slice(&word.to_be_bytes());
     }
     for long in [size, PACKET_SIZE as u64, size.div_ceil(512)] {

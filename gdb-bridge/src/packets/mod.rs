@@ -79,6 +79,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("?", handshake::why_stopped),
     ("H", threads::select),
     ("qXfer:threads:read:", threads::document),
+    ("qOffsets", exec_file::offsets),
     ("qXfer:exec-file:read:", exec_file::read),
     ("vFile:", files::request),
     ("m", memory::read),

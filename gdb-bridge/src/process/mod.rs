@@ -20,9 +20,9 @@ use crate::inferior::{Inferior, Runs};
 use crate::registers::{RegisterSet, SavedRegisters, View};
 use crate::tasks::Stopped;
 use crate::thread::Thread;
-use hv_core::addr::{GuestPhysAddr, VcpuId};
+use hv_core::addr::{GuestPhysAddr, GuestVirtAddr, VcpuId};
 use hv_core::regs::seg;
-use introspect::linux::{Task, TaskRegisters};
+use introspect::linux::{File, Mapping, Task, TaskRegisters};
 use introspect::{AddressSpace, PagingMode};
 
 /// Page tables of nobody.
@@ -135,5 +135,49 @@ impl Process {
         let Stopped { tasks, task } = guest.task(self.0)?;
         let tables = tasks.linux.page_tables(guest.domain(), task.mm?).ok()?;
         Some(tasks.linux.user_page_tables(guest.domain(), tables))
+    }
+
+    /// Its program's file.
+    pub fn program(&self, guest: &Guest) -> Option<File> {
+        let Stopped { tasks, task } = guest.task(self.0)?;
+        tasks.linux.program(guest.domain(), task.mm?).ok()?
+    }
+
+    /// What it has mapped.
+    fn mappings(&self, guest: &Guest) -> Vec<Mapping> {
+        let read = |stopped: Stopped| {
+            let walk = stopped.tasks.linux.mappings(guest.domain(), stopped.task.mm?);
+            walk.ok().map(|walk| walk.items)
+        };
+        guest.task(self.0).and_then(read).unwrap_or_default()
+    }
+
+    /// Where its program begins.
+    pub fn program_base(&self, guest: &Guest) -> Option<GuestVirtAddr> {
+        let program = self.program(guest)?;
+        let linux = guest.linux()?;
+        let is_it = |mapping: &&Mapping| {
+            let file = mapping
+                .file
+                .and_then(|file| linux.file(guest.domain(), file).ok());
+            mapping.offset == 0 && file.is_some_and(|file| file.mapping == program.mapping)
+        };
+        self.mappings(guest)
+            .iter()
+            .find(is_it)
+            .map(|mapping| mapping.start)
+    }
+
+    /// A file that it has mapped, by its path.
+    pub fn file(&self, guest: &Guest, path: &[u8]) -> Option<File> {
+        let linux = guest.linux()?;
+        let mapped = self.mappings(guest);
+        let mut files: Vec<_> = mapped.iter().filter_map(|mapping| mapping.file).collect();
+        files.dedup();
+        let mut files = files
+            .into_iter()
+            .filter_map(|file| linux.file(guest.domain(), file).ok());
+        let program = self.program(guest).filter(|file| file.path.as_bytes() == path);
+        program.or_else(|| files.find(|file| file.path.as_bytes() == path))
     }
 }

@@ -145,7 +145,7 @@ pub(super) fn symbols(
             let address = base.wrapping_add(u64::from(rva));
             symbol(name, address.0, None)
         });
-        let more = !left.map(|symbol| list.offer(symbol)).all(|fits| fits);
+        let more = !left.into_iter().all(|symbol| list.offer(symbol));
         return Ok(GuestSymbols {
             next: more.then_some(skip.saturating_add(list.items.len() as u64)),
             symbols: list.items,
