@@ -2,7 +2,7 @@
 
 use crate::agent::Printer;
 use crate::breakpoints::{PlaceMode, Table};
-use crate::files::Files;
+use crate::files::{Files, Told};
 use crate::hex;
 use crate::registers::{EXPEDITED, TABLE, View};
 use crate::resume::{Actions, Plan};
@@ -96,6 +96,8 @@ pub struct Guest {
     pub options: Options,
     /// The files that the client has open.
     pub files: Files,
+    /// The modules that the client knows of, if it asked for them.
+    pub told_modules: Option<Told>,
 }
 
 impl Guest {
@@ -121,6 +123,7 @@ impl Guest {
             exited: None,
             options,
             files: Files::default(),
+            told_modules: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod crc;
 mod exec_file;
 mod files;
 mod handshake;
+mod libraries;
 mod life;
 mod memory;
 mod physical;
@@ -75,6 +76,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("H", threads::select),
     ("qXfer:threads:read:", threads::document),
     ("qXfer:exec-file:read:", exec_file::read),
+    ("qXfer:libraries:read:", libraries::read),
     ("vFile:", files::request),
     ("m", memory::read),
     ("x", memory::read_binary),

@@ -38,6 +38,10 @@ impl GdbSession {
         self.interrupted = false;
         self.noted = false;
         self.plan = Some(plan);
+        // The client has taken notice of the modules, and goes on by itself to where it stopped.
+        if let Some(stop) = self.after_modules.take() {
+            return self.stop(stop);
+        }
         if let Some(stop) = self.overtaken.take()
             && self.plan == Some(Plan::Continue)
         {
@@ -247,7 +251,7 @@ impl GdbSession {
     fn stop(&mut self, stop: Stop) {
         self.guest.hold();
         self.say_printed();
-        self.plan = None;
+        let went = self.plan.take() == Some(Plan::Continue);
         if let Some(vcpu) = stop.vcpu() {
             self.guest.selected = vcpu;
             self.guest.viewed = vcpu;
@@ -255,7 +259,20 @@ impl GdbSession {
         if let Stop::Exited(code) = stop {
             self.guest.exited = Some(code);
         }
-        match self.stub.report(&mut self.guest, stop) {
+        let modules = went && stop.vcpu().is_some() && self.guest.modules_changed();
+        let told = match stop.vcpu() {
+            Some(vcpu) if modules => Stop::Signal(SIGTRAP, vcpu),
+            _ => stop,
+        };
+        match self.stub.report(&mut self.guest, told) {
+            Some(mut body) if modules => {
+                // gdb asks for them, and goes on without a word: the stop itself is told then.
+                self.after_modules = Some(stop);
+                self.guest.told_modules = None;
+                self.guest.last_stop = Some(body.clone());
+                body.extend_from_slice(b"library:;");
+                self.send(&body);
+            }
             Some(mut body) => {
                 if let (true, Some(vcpu)) = (self.guest.client.lldb, stop.vcpu()) {
                     body.extend_from_slice(format!("name:{};", threads::name(vcpu)).as_bytes());
