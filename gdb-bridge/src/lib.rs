@@ -5,7 +5,7 @@
 //!                                           │
 //!               framing ── packets ── stub (the gdbstub crate)
 //!                             │         │
-//!               memory, breakpoints, registers, threads, agent, monitor, session/run
+//!               memory, breakpoints, registers, inferior, tasks, agent, monitor, session/run
 //! ```
 //! - [`server`] listens, and drives one session for each connection.
 //! - [`GdbSession`] is a session without any I/O: bytes in, bytes out. The server, the tests and the fuzzer drive
@@ -64,13 +64,17 @@ mod files;
 mod framing;
 mod guest;
 mod hex;
+mod inferior;
 mod monitor;
 mod packets;
+mod process;
 mod registers;
 mod resume;
 pub mod server;
 mod session;
 mod stub;
+mod tasks;
+mod thread;
 mod threads;
 
 pub use guest::{Adopt, Options};

@@ -27,7 +27,7 @@ fn flags(guest: &Guest) -> String {
             let _ = writeln!(
                 text,
                 "{}: {}, interrupts {}{}{}",
-                threads::name(vcpu),
+                threads::vcpu_name(vcpu),
                 threads::activity(&registers),
                 on(registers.rflags & rflags::IF != 0),
                 if registers.nmi_blocked {
@@ -72,7 +72,12 @@ fn domain(guest: &Guest) -> String {
     );
     for index in 0..domain.vcpu_count() {
         let vcpu = VcpuId(index);
-        let _ = writeln!(text, "{}: {}", threads::name(vcpu), threads::extra(guest, vcpu));
+        let _ = writeln!(
+            text,
+            "{}: {}",
+            threads::vcpu_name(vcpu),
+            threads::vcpu_extra(guest, vcpu)
+        );
     }
     for region in domain.memory_regions() {
         let kind = if region.writable { "RAM" } else { "ROM" };

@@ -5,6 +5,7 @@ mod info;
 mod memory;
 mod registers;
 mod symbols;
+mod tasks;
 mod value;
 
 use crate::guest::Guest;
@@ -65,6 +66,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[virtual|physical|address-space [ROOT]] [at ADDR]",
         help: "what the address of a new breakpoint or watchpoint means (address-space: only under this CR3)",
         run: memory::place,
+    },
+    Command {
+        name: "tasks",
+        arguments: "[on|off|auto]",
+        help: "whether the tasks of a Linux guest are threads, beside the vCPUs (auto: unless there are thousands)",
+        run: tasks::tasks,
     },
     Command {
         name: "pause-policy",

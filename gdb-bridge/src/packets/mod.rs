@@ -42,6 +42,11 @@ impl Flow {
     fn ok() -> Flow {
         Flow::text("OK")
     }
+    /// [`Code::Refused`], with a sentence in the log.
+    fn refused(why: &str) -> Flow {
+        tracing::info!(%why, "a packet is refused");
+        Flow::error(Code::Refused)
+    }
     /// `E` and two digits.
     fn error(code: Code) -> Flow {
         Flow::text(match code {

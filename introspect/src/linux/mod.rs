@@ -15,9 +15,11 @@
 //! checked, every walk has a limit, and a list that breaks off says so and gives what was read before ([`Walk`]). A
 //! field whose place isn't known in this build is an error and never guessed. x86-64 only.
 
+mod boot;
 mod cpus;
 mod crash;
 mod error;
+mod file;
 mod find;
 mod image;
 mod in_memory;
@@ -26,8 +28,10 @@ mod layout;
 mod learn;
 mod list;
 mod log;
+mod maple;
 mod modules;
 mod pages;
+mod process;
 mod registers;
 mod space;
 mod stack;
@@ -40,12 +44,14 @@ pub use crate::windows::{Broken, Guest, Report, Step, Walk};
 pub use cpus::Cpu;
 pub use crash::{Crash, Taint};
 pub use error::{Error, NotLinux, Unknown};
+pub use file::File;
 pub use image::KernelImage;
 pub(crate) use known::Known;
 pub use layout::Source;
 pub use log::{Caller, Level, Log, Record};
 pub use modules::{Module, ModulePart, ModuleSection, ModuleState, ModuleSymbol};
 pub use pages::{PageKind, PageKinds};
+pub use process::Mapping;
 pub use registers::TaskRegisters;
 pub use stack::{StackFrame, Unwinder};
 pub use symbol_file::SymbolFileError;

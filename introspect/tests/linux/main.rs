@@ -6,6 +6,7 @@ mod guest;
 mod hostile;
 mod modules;
 mod pages;
+mod processes;
 mod recognise;
 mod registers;
 mod stack;

@@ -20,13 +20,17 @@ mod fork;
 mod guest_crash;
 mod guest_files;
 mod kernel;
+mod linux;
+mod list;
 mod managed;
 mod memory;
+mod output;
 mod pause;
 mod pipe;
 mod registers;
 mod save;
 mod shutdown;
+mod symbol_file;
 mod watch;
 mod windows;
 

@@ -1,6 +1,8 @@
 //! What the service answers.
 
-use super::{DumpReport, GuestModules, GuestProcesses, GuestThreads, OsInfo};
+use super::{
+    DumpReport, GuestLog, GuestModules, GuestProcesses, GuestSymbols, GuestThreads, OsInfo, SymbolFileReport,
+};
 use crate::control::hex::{Hex, HexBytes};
 use crate::parse::{ConsoleTarget, KdAddress};
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,12 @@ pub enum Reply {
     Modules(GuestModules),
     /// Threads.
     Threads(GuestThreads),
+    /// The kernel's log.
+    Log(GuestLog),
+    /// Symbols of the kernel.
+    Symbols(GuestSymbols),
+    /// A symbol file.
+    SymbolFile(SymbolFileReport),
     /// A page walk.
     Translation(TranslationDump),
 }
