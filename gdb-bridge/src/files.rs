@@ -3,15 +3,17 @@
 //!
 //! ```text
 //!  qXfer:exec-file ──► name_of(kernel)       /kdd/DOMAIN/BASE/vmlinux-RELEASE
+//!  qXfer:libraries ──► name_of_module(…)     /kdd/DOMAIN/BASE/modules/ADDRESS/NAME.ko
 //!  vFile:open ───────► find(name) ── introspect::Target ──► File ──► Files: a descriptor
 //!  vFile:pread … ◄────────────────────────────────────────────────────┘
 //! ```
-//! The name has the address at which the kernel runs: after a reset or kexec the old name is nobody's, and gdb, which
-//! takes a file of the same name for the same file, isn't misled. A file that is open stays what it was.
+//! Names have the address at which the kernel or the module runs: after a reset, a kexec or another insmod the old name is
+//! nobody's, and gdb, which takes a file of the same name for the same file, isn't misled. A file that is open stays
+//! what it was.
 
 use crate::guest::Guest;
 use hv_core::introspect::ReadMemory;
-use introspect::linux::{self, Linux};
+use introspect::linux::{self, Linux, Module, ModuleState};
 use std::borrow::Cow;
 use std::sync::Arc;
 use symbols::synthetic::SymbolFile;
@@ -100,7 +102,67 @@ impl Files {
     }
 }
 
+/// The modules of which a client was told, by address and place.
+pub struct Told {
+    linux: Option<Arc<Linux>>,
+    modules: Vec<(u64, u64)>,
+}
+
+impl Told {
+    /// These, of this kernel.
+    pub fn new(linux: Option<Arc<Linux>>, modules: &[Module]) -> Told {
+        let place = |module: &Module| Some((module.address.0, module.base()?.0));
+        Told {
+            linux,
+            modules: modules.iter().filter_map(place).collect(),
+        }
+    }
+}
+
 impl Guest {
+    /// The modules that have symbols: all but those that are being set up. What can't be read is left out.
+    pub fn modules(&self, linux: &Linux) -> Vec<Module> {
+        match linux.modules(self.domain()) {
+            Ok(walk) => walk
+                .items
+                .into_iter()
+                .filter(|module| module.state != ModuleState::Unformed && module.base().is_some())
+                .collect(),
+            Err(why) => {
+                tracing::debug!(%why, "no modules");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether modules came or went since the client was told of them.
+    pub fn modules_changed(&self) -> bool {
+        let Some(Told {
+            linux: Some(linux),
+            modules,
+        }) = &self.told_modules
+        else {
+            return false;
+        };
+        // Of another kernel the client hears when it connects again.
+        linux.is_still_there(self.domain()) && Told::new(None, &self.modules(linux)).modules != *modules
+    }
+
+    /// The name under which gdb opens a module's symbols.
+    pub fn name_of_module(&self, linux: &Linux, module: &Module) -> String {
+        let folder = self.folder(linux);
+        let base = module.base().unwrap_or_default().0;
+        format!("{folder}/modules/{base:x}/{}.ko", plain(&module.name))
+    }
+
+    fn folder(&self, linux: &Linux) -> String {
+        format!(
+            "/kdd/{}/{:x}",
+            plain(&self.domain().name()),
+            linux.kernel().base.0
+        )
+    }
+
     /// The guest's Linux kernel, while it stands still for this client; why there is none is in the log.
     pub fn linux(&self) -> Option<Arc<Linux>> {
         if !self.session.holds() {
@@ -132,9 +194,7 @@ impl Guest {
     /// The name under which clients open the symbols of a kernel; `None` if it has none.
     pub fn name_of(&self, linux: &Linux) -> Option<String> {
         linux.kallsyms()?;
-        let domain = plain(&self.domain().name());
-        let base = linux.kernel().base.0;
-        Some(format!("/kdd/{domain}/{base:x}/{}", file_name(linux)))
+        Some(format!("{}/{}", self.folder(linux), file_name(linux)))
     }
 
     /// The name of what the client debugs: a program of the guest, or the symbols of its kernel.
@@ -155,10 +215,19 @@ impl Guest {
             return None;
         }
         let linux = self.linux()?;
-        let ours = self.name_of(&linux)?;
-        (name == ours.as_bytes())
-            .then(|| self.symbol_file(&linux).map(File::Symbols))
-            .flatten()
+        if name == self.name_of(&linux)?.as_bytes() {
+            return self.symbol_file(&linux).map(File::Symbols);
+        }
+        let modules = self.modules(&linux);
+        let mut modules = modules.iter();
+        let module = modules.find(|module| name == self.name_of_module(&linux, module).as_bytes())?;
+        match linux.module_symbol_file(self.domain(), module) {
+            Ok(file) => Some(File::Symbols(Arc::new(file))),
+            Err(why) => {
+                tracing::info!(%why, module = module.name, "no symbol file of a module");
+                None
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::agent::Printer;
 use crate::breakpoints::{PlaceMode, Table};
-use crate::files::Files;
+use crate::files::{Files, Told};
 use crate::hex;
 use crate::inferior::{Inferior, Machine};
 use crate::process::Process;
@@ -114,6 +114,8 @@ pub struct Guest {
     pub options: Options,
     /// The files that the client has open.
     pub files: Files,
+    /// The modules that the client knows of, if it asked for them.
+    pub told_modules: Option<Told>,
 }
 
 impl Guest {
@@ -150,6 +152,7 @@ impl Guest {
             end_watch: EndWatch::default(),
             options,
             files: Files::default(),
+            told_modules: None,
         }
     }
 

@@ -54,6 +54,8 @@ pub struct GdbSession {
     late: Option<Instant>,
     /// A breakpoint that was hit just before that.
     overtaken: Option<Stop>,
+    /// A stop that is told when the client has read the list of modules, which changed.
+    after_modules: Option<Stop>,
     /// Another debugger's stops were noted already since the guest was resumed.
     noted: bool,
     closed: bool,
@@ -98,6 +100,7 @@ impl GdbSession {
             interrupted: false,
             late: None,
             overtaken: None,
+            after_modules: None,
             noted: false,
             closed: false,
         })
@@ -249,6 +252,7 @@ impl GdbSession {
     /// The client lets go. With `extended-remote` it may stay and come back.
     fn detach(&mut self) {
         self.plan = None;
+        self.after_modules = None;
         self.guest.release();
         self.guest.last_stop = None;
         self.guest.detached = true;

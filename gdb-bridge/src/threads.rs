@@ -138,7 +138,7 @@ pub fn nobody() -> String {
 }
 
 /// Text of the guest, as XML has to have it.
-fn xml(text: &str) -> String {
+pub fn xml(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -15,10 +15,15 @@ pub fn supported(guest: &mut Guest, features: &[u8]) -> Flow {
             _ => {}
         }
     }
+    // lldb would look for the modules' files on its own host.
+    let libraries = match guest.client.gdb {
+        true => ";qXfer:libraries:read+",
+        false => "",
+    };
     Flow::text(format!(
         "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
          ConditionalBreakpoints+;BreakpointCommands+;binary-upload+;qXfer:features:read+;qXfer:threads:read+;\
-         qXfer:exec-file:read+"
+         qXfer:exec-file:read+{libraries}"
     ))
 }
 

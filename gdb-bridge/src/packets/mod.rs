@@ -8,6 +8,7 @@ mod crc;
 mod exec_file;
 mod files;
 mod handshake;
+mod libraries;
 mod life;
 mod memory;
 mod physical;
@@ -81,6 +82,7 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("qXfer:threads:read:", threads::document),
     ("qOffsets", exec_file::offsets),
     ("qXfer:exec-file:read:", exec_file::read),
+    ("qXfer:libraries:read:", libraries::read),
     ("vFile:", files::request),
     ("m", memory::read),
     ("x", memory::read_binary),

@@ -168,6 +168,31 @@ impl Process {
             .map(|mapping| mapping.start)
     }
 
+    /// Files with code that it has mapped besides its program, and where each begins.
+    pub fn libraries(&self, guest: &Guest) -> Vec<(String, GuestVirtAddr)> {
+        let (Some(linux), Some(program)) = (guest.linux(), self.program(guest)) else {
+            return Vec::new();
+        };
+        let mut begun: Option<(GuestVirtAddr, GuestVirtAddr)> = None;
+        let mut libraries: Vec<(String, GuestVirtAddr)> = Vec::new();
+        for mapping in self.mappings(guest) {
+            let Some(file) = mapping.file else { continue };
+            if mapping.offset == 0 {
+                begun = Some((file, mapping.start));
+            }
+            // Its parts follow each other.
+            let Some((_, start)) = begun.filter(|(its, _)| *its == file && mapping.is_code()) else {
+                continue;
+            };
+            begun = None;
+            match linux.file(guest.domain(), file) {
+                Ok(file) if file.mapping != program.mapping => libraries.push((file.path, start)),
+                _ => {}
+            }
+        }
+        libraries
+    }
+
     /// A file that it has mapped, by its path.
     pub fn file(&self, guest: &Guest, path: &[u8]) -> Option<File> {
         let linux = guest.linux()?;

@@ -39,6 +39,10 @@ impl GdbSession {
         self.interrupted = false;
         self.noted = false;
         self.plan = Some(plan);
+        // The client has taken notice of the modules, and goes on by itself to where it stopped.
+        if let Some(stop) = self.after_modules.take() {
+            return self.stop(stop);
+        }
         if let Some(stop) = self.overtaken.take()
             && self.plan == Some(Plan::Continue)
         {
@@ -250,7 +254,7 @@ impl GdbSession {
         self.guest.hold();
         self.await_no_longer();
         self.say_printed();
-        self.plan = None;
+        let went = self.plan.take() == Some(Plan::Continue);
         if let Some(vcpu) = stop.vcpu() {
             let thread = self.guest.thread_on(vcpu);
             self.guest.stopped = vcpu;
@@ -263,7 +267,20 @@ impl GdbSession {
             Stop::Killed(signal) => self.guest.exited = Some(0x80 | signal),
             _ => {}
         }
-        match self.stub.report(&mut self.guest, stop) {
+        let modules = went && stop.vcpu().is_some() && self.guest.modules_changed();
+        let told = match stop.vcpu() {
+            Some(vcpu) if modules => Stop::Signal(SIGTRAP, vcpu),
+            _ => stop,
+        };
+        match self.stub.report(&mut self.guest, told) {
+            Some(mut body) if modules => {
+                // gdb asks for them, and goes on without a word: the stop itself is told then.
+                self.after_modules = Some(stop);
+                self.guest.told_modules = None;
+                self.guest.last_stop = Some(body.clone());
+                body.extend_from_slice(b"library:;");
+                self.send(&body);
+            }
             Some(mut body) => {
                 if self.guest.client.lldb && stop.vcpu().is_some() {
                     threads::put_name(&self.guest, self.guest.selected, &mut body);

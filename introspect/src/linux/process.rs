@@ -32,6 +32,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// It may be executed.
+    pub fn is_code(&self) -> bool {
+        self.flags & 4 != 0
+    }
+
     /// `r-xp`.
     pub fn rights(&self) -> String {
         let letter = |bit: u64, yes, no| if self.flags & bit != 0 { yes } else { no };

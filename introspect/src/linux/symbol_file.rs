@@ -12,6 +12,9 @@ pub enum SymbolFileError {
     /// It would be empty.
     #[error("the kernel's symbols were not found in its image")]
     NoSymbols,
+    /// What a module tells of itself can't be read.
+    #[error("the module's symbols can't be read: {0}")]
+    Module(String),
     /// It can't be made of them.
     #[error(transparent)]
     Synthetic(#[from] SyntheticError),

@@ -141,11 +141,11 @@ pub(super) fn symbols(
         names.sort_unstable();
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX);
         let mut list = List::new(None);
-        let left = names.iter().skip(skipped).map(|&(rva, name)| {
+        let mut left = names.iter().skip(skipped).map(|&(rva, name)| {
             let address = base.wrapping_add(u64::from(rva));
             symbol(name, address.0, None)
         });
-        let more = !left.into_iter().all(|symbol| list.offer(symbol));
+        let more = !left.all(|symbol| list.offer(symbol));
         return Ok(GuestSymbols {
             next: more.then_some(skip.saturating_add(list.items.len() as u64)),
             symbols: list.items,

@@ -13,12 +13,22 @@ const SHF_ALLOC: u64 = 2;
 pub(super) const SHF_EXECINSTR: u64 = 4;
 const SHF_STRINGS: u64 = 0x20;
 
+const ET_REL: u16 = 1;
 const ET_EXEC: u16 = 2;
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const SECTION_HEADER: usize = 64;
+
+/// What the addresses of a file mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What they are.
+    Executable,
+    /// Sections begin at 0; debuggers are told where they are.
+    Relocatable,
+}
 
 /// A part of the image, in memory only: debuggers read it from the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +67,7 @@ impl Section {
 }
 
 /// Puts a file together. Areas are sections 1 and up; a symbol table must have its strings behind it.
-pub(super) fn file(areas: &[Area], sections: Vec<Section>) -> Result<Out, SyntheticError> {
+pub(super) fn file(form: Form, areas: &[Area], sections: Vec<Section>) -> Result<Out, SyntheticError> {
     let total: usize = sections.iter().map(|it| it.contents.len() + 16).sum();
     if total > MAX_FILE {
         return Err(SyntheticError::TooLarge(total as u64));
@@ -74,7 +84,8 @@ pub(super) fn file(areas: &[Area], sections: Vec<Section>) -> Result<Out, Synthe
     let own_name = name(".shstrtab");
 
     let count = 1 + areas.len() + sections.len() + 1;
-    let first = HEADER + PROGRAM_HEADER * areas.len();
+    let loaded = if form == Form::Executable { areas } else { &[] };
+    let first = HEADER + PROGRAM_HEADER * loaded.len();
     let mut at = first;
     let mut places = Vec::new();
     for section in &sections {
@@ -89,14 +100,17 @@ pub(super) fn file(areas: &[Area], sections: Vec<Section>) -> Result<Out, Synthe
     out.bytes.reserve(headers_at + SECTION_HEADER * count);
     out.bytes
         .extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
-    out.u16(ET_EXEC);
+    out.u16(match form {
+        Form::Executable => ET_EXEC,
+        Form::Relocatable => ET_REL,
+    });
     out.u16(EM_X86_64);
     out.u32(1);
     out.u64(0); // No entry: nothing starts here.
-    out.u64(HEADER as u64);
+    out.u64(if loaded.is_empty() { 0 } else { HEADER as u64 });
     out.u64(headers_at as u64);
     out.u32(0);
-    let program_headers = areas.len() as u16;
+    let program_headers = loaded.len() as u16;
     for half in [
         HEADER as u16,
         PROGRAM_HEADER as u16,
@@ -108,7 +122,7 @@ pub(super) fn file(areas: &[Area], sections: Vec<Section>) -> Result<Out, Synthe
     out.u16(count as u16);
     out.u16(count as u16 - 1);
 
-    for area in areas {
+    for area in loaded {
         out.u32(PT_LOAD);
         let write = (area.flags & SHF_WRITE != 0) as u32;
         let execute = (area.flags & SHF_EXECINSTR != 0) as u32;
@@ -133,7 +147,10 @@ pub(super) fn file(areas: &[Area], sections: Vec<Section>) -> Result<Out, Synthe
         out.u32(name);
         out.u32(SHT_NOBITS);
         out.u64(SHF_ALLOC | area.flags);
-        out.moving(area.range.start);
+        match form {
+            Form::Executable => out.moving(area.range.start),
+            Form::Relocatable => out.u64(0),
+        }
         out.u64(first as u64);
         out.u64(area.range.end - area.range.start);
         out.u64(0);

@@ -11,6 +11,8 @@
 //!                                   cache ──► by build-id, for the next time
 //! ```
 //!
+//! A [`Module`] of the kernel has a file of its own, with symbols and rules for unwinding.
+//!
 //! Addresses are where the kernel runs: debuggers need no offset. [`SymbolFile::moved_to`] gives the same kernel's file after
 //! another boot, at another address. The same input gives the same bytes. All input is the guest's and hostile: counts and
 //! sizes are bounded, names are printable, and types end.
@@ -22,17 +24,19 @@ mod frames;
 mod globals;
 mod graph;
 mod info;
+mod module;
 mod orc;
 mod out;
 mod symtab;
 #[cfg(test)]
 mod tests;
 
+pub use module::{Module, PartKind};
 pub use orc::{Base, Frame, MAX_ROWS, Orc, OrcVersion, Row};
 
 use crate::btf::Btf;
 use crate::kallsyms::Symbol;
-use elf::{SHT_NOTE, SHT_PROGBITS, Section};
+use elf::{Form, SHT_NOTE, SHT_PROGBITS, Section};
 use std::ops::Range;
 use symtab::Symbols;
 
@@ -99,8 +103,8 @@ impl Kernel<'_> {
             let frames = frames::section(&symbols, orc);
             sections.push(Section::new(".debug_frame", SHT_PROGBITS, frames));
         }
-        sections.extend(symbols.sections());
-        let file = elf::file(&symbols.areas, sections)?;
+        sections.extend(symbols.sections(Form::Executable));
+        let file = elf::file(Form::Executable, &symbols.areas, sections)?;
         Ok(SymbolFile {
             base: self.image.start,
             bytes: file.bytes,

@@ -1,6 +1,6 @@
 //! Names and addresses: the parts of the image, and the symbol table.
 
-use super::elf::{Area, SHF_EXECINSTR, SHF_WRITE, SHT_STRTAB, SHT_SYMTAB, Section};
+use super::elf::{Area, Form, SHF_EXECINSTR, SHF_WRITE, SHT_STRTAB, SHT_SYMTAB, Section};
 use super::out::Out;
 use crate::kallsyms::Symbol;
 use std::collections::HashMap;
@@ -32,21 +32,9 @@ pub(super) struct Symbols<'a> {
 }
 
 impl<'a> Symbols<'a> {
+    /// Of a kernel, whose parts its symbols tell.
     pub(super) fn new(all: &'a [Symbol<'a>], image: Range<u64>) -> Symbols<'a> {
-        let mut by_name: HashMap<&[u8], (u32, u32)> = HashMap::with_capacity(all.len());
-        for (number, symbol) in (0..).zip(all) {
-            by_name.entry(symbol.name).or_insert((number, 0)).1 += 1;
-        }
-        let mut addresses: Vec<u64> = all.iter().map(|it| it.address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let mut symbols = Symbols {
-            all,
-            image: image.clone(),
-            areas: Vec::new(),
-            addresses,
-            by_name,
-        };
+        let mut symbols = Symbols::of_areas(all, image.clone(), Vec::new());
         let mut areas = vec![Area {
             name: ".text",
             range: image.clone(),
@@ -70,6 +58,24 @@ impl<'a> Symbols<'a> {
         }
         symbols.areas = areas;
         symbols
+    }
+
+    /// Of anything, whose parts are known.
+    pub(super) fn of_areas(all: &'a [Symbol<'a>], image: Range<u64>, areas: Vec<Area>) -> Symbols<'a> {
+        let mut by_name: HashMap<&[u8], (u32, u32)> = HashMap::with_capacity(all.len());
+        for (number, symbol) in (0..).zip(all) {
+            by_name.entry(symbol.name).or_insert((number, 0)).1 += 1;
+        }
+        let mut addresses: Vec<u64> = all.iter().map(|it| it.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Symbols {
+            all,
+            image,
+            areas,
+            addresses,
+            by_name,
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &'a Symbol<'a>> + use<'a> {
@@ -115,7 +121,7 @@ impl<'a> Symbols<'a> {
     }
 
     /// `.symtab` and `.strtab`.
-    pub(super) fn sections(&self) -> [Section; 2] {
+    pub(super) fn sections(&self, form: Form) -> [Section; 2] {
         let (mut table, mut strings) = (Out::default(), Out::default());
         table.bytes.reserve(24 * (self.all.len() + 1));
         table.bytes.resize(24, 0);
@@ -136,7 +142,10 @@ impl<'a> Symbols<'a> {
                 match self.area(symbol.address) {
                     Some(area) => {
                         table.u16(area as u16 + 1);
-                        table.moving(symbol.address);
+                        match form {
+                            Form::Executable => table.moving(symbol.address),
+                            Form::Relocatable => table.u64(symbol.address - self.areas[area].range.start),
+                        }
                     }
                     None => {
                         table.u16(SHN_ABS);

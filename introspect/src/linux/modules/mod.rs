@@ -1,5 +1,6 @@
 //! Loaded modules.
 
+mod file;
 mod symbols;
 
 pub use symbols::{ModuleSection, ModuleSymbol};
