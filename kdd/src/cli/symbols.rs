@@ -10,11 +10,11 @@ use std::path::PathBuf;
 
 /// List or look up the symbols of the guest's kernel, or write them to a file for a debugger
 ///
-/// They come from the guest's memory alone (kallsyms), at the addresses of this boot; of a Windows kernel from its PDB.
+/// They come from the guest's memory alone (kallsyms, and those of its modules), at the addresses of this boot; of a Windows kernel from its PDB.
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Lines are those of /proc/kallsyms: address, type, name. For an address it is the symbol that it is in, with the \
-    distance: do_exit+0x10. With --json: an object a symbol, with `address`, `type`, `name`, `offset`.\n\n\
+    distance: do_exit+0x10; a module's name comes behind. With --json: an object a symbol, with `address`, `type`, `name`, `module`, `offset`.\n\n\
     Examples:\n  kdd symbols linux > kallsyms\n  kdd symbols linux do_exit\n  kdd symbols linux ffffffff81234567\n  \
     kdd symbols linux --elf vmlinux && gdb vmlinux"
 )]

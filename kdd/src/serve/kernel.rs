@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  a request ── Managed::look ─► Look: the kernel, and a hold ── windows.rs ─┐
-//!                                                             └─ linux.rs ───┴─► a message, the same for both
+//!                                                             └─ linux/ ─────┴─► a message, the same for both
 //! ```
 
 use super::pause::{Held, Plain};
@@ -223,7 +223,15 @@ impl Managed {
             Place::Symbol { name, offset } => (name, *offset),
         };
         let look = self.look(symbols)?;
-        let address = look.kernel.symbol(name).ok_or_else(|| no_symbol(self, name))?;
+        let of_module = || match &look.kernel {
+            Kernel::Windows(_) => None,
+            Kernel::Linux(kernel) => linux::module_symbol(self, kernel, name),
+        };
+        let address = look
+            .kernel
+            .symbol(name)
+            .or_else(of_module)
+            .ok_or_else(|| no_symbol(self, name))?;
         let address = address.checked_add(offset).ok_or_else(|| {
             self.failure(
                 &Plain("that is past the end of the address space"),

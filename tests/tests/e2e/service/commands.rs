@@ -19,7 +19,7 @@ fn wrong_usage_is_2_and_an_unknown_domain_3_and_no_service_4() {
         &["create", "--kernel", "x", "--cpus", "0"],
         &["create", "--kernel", "x", "--cpus", "9"],
         &["create", "--kernel", "x", "--name", "a b"],
-        &["mem", "read", "vm", "xyz", "1"],
+        &["mem", "read", "vm", "0xyz", "1"],
         &["mem", "write", "vm", "0"],
         &["fork", "vm", "--count", "0"],
         &["gdb", "vm", "--listen", "127.0.0.1:99999"],

@@ -2,22 +2,24 @@
 //!
 //! The guest stands still while it is read: whoever calls these holds it.
 
+mod symbols;
+mod waits;
+
+pub(super) use symbols::{module_symbol, symbols};
+
 use super::Managed;
-use super::kernel::{HINT, no_process, no_symbol, printable};
+use super::kernel::{HINT, no_process};
 use super::list::List;
-use super::pause::Plain;
 use super::windows::steps;
 use crate::Failure;
 use crate::control::hex::Hex;
 use crate::control::message::{
     GuestLog, GuestLogRecord, GuestModule, GuestModulePart, GuestModules, GuestProcess, GuestProcesses,
-    GuestSymbol, GuestSymbols, GuestThread, GuestThreads, OsInfo,
+    GuestThread, GuestThreads, OsInfo,
 };
-use crate::parse;
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::linux::{Caller, Guest, Linux, ModuleState, Record, Task, Walk};
 use std::collections::HashMap;
-use symbols::kallsyms::Symbol;
 
 /// Processes: groups of threads, as `ps` counts them. Idle tasks are no processes.
 pub(super) fn processes(managed: &Managed, linux: &Linux) -> Result<GuestProcesses, Failure> {
@@ -63,13 +65,15 @@ pub(super) fn threads(managed: &Managed, linux: &Linux, pid: Option<u64>) -> Res
         .map(|task| (task.tgid, task.name.as_str()))
         .collect();
     let running = running(managed, linux);
+    let mut waits = waits::Waits::new(managed, linux);
     let mut list = List::new(walk.broken.as_ref());
     let chosen = |task: &&Task| pid.is_none_or(|pid| u64::from(task.tgid) == pid);
     let mut any = false;
     for task in walk.items.iter().filter(chosen) {
         any = true;
         let name = names.get(&task.tgid).copied().unwrap_or(&task.name);
-        list.add(thread(linux, task, name, running.get(&task.address).copied()));
+        let vcpu = running.get(&task.address).copied();
+        list.add(thread(task, name, vcpu, waits.of(task)));
     }
     match pid {
         Some(pid) if !any => Err(no_process(managed, pid)),
@@ -80,7 +84,13 @@ pub(super) fn threads(managed: &Managed, linux: &Linux, pid: Option<u64>) -> Res
     }
 }
 
-fn thread(_linux: &Linux, task: &Task, process: &str, vcpu: Option<u32>) -> GuestThread {
+fn thread(
+    task: &Task,
+    process: &str,
+    vcpu: Option<u32>,
+    waits: Option<(GuestVirtAddr, String)>,
+) -> GuestThread {
+    let (at, place) = waits.unzip();
     GuestThread {
         pid: task.tgid.into(),
         tid: task.pid.into(),
@@ -91,8 +101,8 @@ fn thread(_linux: &Linux, task: &Task, process: &str, vcpu: Option<u32>) -> Gues
         state_letter: Some(task.state.letter().into()),
         kernel: Some(is_kernels(task)),
         cpu: task.cpu,
-        waits_at: None,
-        waits_in: None,
+        waits_at: at.map(|at| at.0.into()),
+        waits_in: place,
         vcpu,
         priority: None,
         start: None,
@@ -198,67 +208,6 @@ fn record(record: Record) -> GuestLogRecord {
         }),
         text: record.text,
     }
-}
-
-/// Symbols: all from one on, as many as fit into a message; all of a name; or the nearest to an address.
-pub(super) fn symbols(
-    managed: &Managed,
-    linux: &Linux,
-    find: Option<&str>,
-    skip: u64,
-) -> Result<GuestSymbols, Failure> {
-    let kallsyms = linux.kallsyms().ok_or_else(|| {
-        let why = Plain("its kernel's symbols were not found: it has no kallsyms, or is only starting");
-        managed.failure(&why, HINT)
-    })?;
-    let Some(find) = find else {
-        let skipped = usize::try_from(skip).unwrap_or(usize::MAX);
-        let mut list = List::new(None);
-        let mut left = kallsyms.iter().skip(skipped);
-        let more = !left.all(|symbol| list.offer(kernel_symbol(symbol, None)));
-        return Ok(GuestSymbols {
-            next: more.then_some(skip.saturating_add(list.items.len() as u64)),
-            symbols: list.items,
-        });
-    };
-    let mut list = List::new(None);
-    for symbol in kallsyms.all_of_name(find) {
-        list.offer(kernel_symbol(symbol, None));
-    }
-    if list.items.is_empty() {
-        let address = parse::address(find).map_err(|_| no_symbol(managed, find))?;
-        let (symbol, offset) = linux
-            .nearest_symbol(GuestVirtAddr(address))
-            .ok_or_else(|| outside(managed, linux, GuestVirtAddr(address)))?;
-        list.offer(kernel_symbol(symbol, Some(offset)));
-    }
-    Ok(GuestSymbols {
-        symbols: list.items,
-        next: None,
-    })
-}
-
-fn kernel_symbol(symbol: Symbol<'_>, offset: Option<u64>) -> GuestSymbol {
-    GuestSymbol {
-        address: symbol.address.into(),
-        kind: Some(symbol.kind.into()),
-        name: printable(&symbol.text()),
-        module: None,
-        offset,
-    }
-}
-
-/// Why an address has no symbol.
-fn outside(managed: &Managed, linux: &Linux, address: GuestVirtAddr) -> Failure {
-    let kernel = linux.kernel();
-    Failure::new(
-        format_args!("domain '{}'", managed.domain().name()),
-        format_args!(
-            "{address} is not in its kernel, which is {:#x} bytes at {}",
-            kernel.size, kernel.base
-        ),
-        "'kdd modules' shows what is outside of it",
-    )
 }
 
 /// What the guest's system is.
