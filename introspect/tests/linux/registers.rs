@@ -127,7 +127,9 @@ fn registers_are_those_of_proc(kind: &Kind) {
     let mut same = 0;
     for (pid, call) in before.iter().filter(|(pid, call)| after.get(pid) == Some(call)) {
         // The shell that looks is waiting for what it started then.
-        let found = tasks.iter().find(|(task, _)| task.pid == *pid && task.name != "sh");
+        let found = tasks
+            .iter()
+            .find(|(task, _)| task.pid == *pid && task.name != "sh");
         let Some((task, user)) = found else {
             continue;
         };
