@@ -97,13 +97,6 @@ struct State {
     interrupted: bool,
 }
 
-/// Where a frame leads.
-enum Next {
-    Frame(State),
-    /// This was the outermost.
-    End,
-}
-
 impl Unwinder<'_> {
     /// As [`Linux::kernel_stack`].
     pub fn stack(&mut self, registers: &TaskRegisters) -> Walk<StackFrame> {
@@ -136,8 +129,8 @@ impl Unwinder<'_> {
                 None => self.by_frame_pointer(&state),
             };
             match next {
-                Ok(Next::Frame(next)) => state = next,
-                Ok(Next::End) => break None,
+                Ok(Some(next)) => state = next,
+                Ok(None) => break None,
                 Err(why) => break Some(why),
             }
         };
@@ -173,9 +166,10 @@ impl Unwinder<'_> {
         of_it.1.as_ref()?.row(address.0)
     }
 
-    fn by_row(&self, state: &State, row: Row) -> Result<Next, String> {
+    /// The caller's frame; `None` after the outermost.
+    fn by_row(&self, state: &State, row: Row) -> Result<Option<State>, String> {
         if row.frame == AtEnd::End {
-            return Ok(Next::End);
+            return Ok(None);
         }
         let register = |dwarf: u8| match dwarf {
             7 => Some(state.rsp),
@@ -197,7 +191,7 @@ impl Unwinder<'_> {
                 let base = state.gpr[gpr::RBP].ok_or("it needs a register that isn't known")?;
                 self.word(base.wrapping_add_signed(offset))?
             }
-            Base::Undefined | Base::PreviousSp => return Ok(Next::End),
+            Base::Undefined | Base::PreviousSp => return Ok(None),
         };
         let bp_offset = i64::from(row.bp_offset);
         let saved = match row.bp {
@@ -209,7 +203,7 @@ impl Unwinder<'_> {
             _ => None,
         };
         let mut next = match row.frame {
-            AtEnd::End => return Ok(Next::End),
+            AtEnd::End => return Ok(None),
             AtEnd::Call => {
                 self.check(state, top)?;
                 let mut gpr = [None; 16];
@@ -226,7 +220,7 @@ impl Unwinder<'_> {
                     PtRegs::read(&self.space, GuestVirtAddr(top)).map_err(|error| error.to_string())?;
                 let registers = saved.registers();
                 if registers.is_user() {
-                    return Ok(Next::End);
+                    return Ok(None);
                 }
                 State {
                     gpr: registers.gpr,
@@ -237,7 +231,7 @@ impl Unwinder<'_> {
             }
             AtEnd::Interrupt => {
                 if self.word(top.wrapping_add(8))? & 3 == 3 {
-                    return Ok(Next::End);
+                    return Ok(None);
                 }
                 State {
                     gpr: state.gpr,
@@ -250,11 +244,11 @@ impl Unwinder<'_> {
         if saved.is_some() {
             next.gpr[gpr::RBP] = saved;
         }
-        Ok(Next::Frame(next))
+        Ok(Some(next))
     }
 
     /// Code that was made at run time keeps frame pointers; so does a kernel without ORC.
-    fn by_frame_pointer(&self, state: &State) -> Result<Next, String> {
+    fn by_frame_pointer(&self, state: &State) -> Result<Option<State>, String> {
         let base = state.gpr[gpr::RBP].filter(|&base| self.space.is_kernel(GuestVirtAddr(base)));
         let base = base.ok_or("nothing says how its code is unwound")?;
         let top = base.wrapping_add(16);
@@ -263,9 +257,9 @@ impl Unwinder<'_> {
         gpr[gpr::RBP] = Some(self.word(base)?);
         let rip = self.word(base.wrapping_add(8))?;
         if rip == 0 {
-            return Ok(Next::End);
+            return Ok(None);
         }
-        Ok(Next::Frame(State {
+        Ok(Some(State {
             gpr,
             rip,
             rsp: top,
