@@ -1,6 +1,6 @@
 #!/bin/bash
-# Readers of Linux crash dumps that others wrote: makedumpfile from Debian; drgn and volatility3, dump-readers/ in the
-# cache folder. Judges of the dumps that kdd writes.
+# Readers of crash dumps that others wrote: makedumpfile from Debian; drgn and volatility3, dump-readers/ in the cache
+# folder. Judges of the dumps that kdd writes.
 set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"

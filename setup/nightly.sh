@@ -5,7 +5,8 @@
 #   seeds         guests that are debugged at random moments, DEBUGGED_SEEDS (20) times differently
 #   system        system code, single-stepped here and in QEMU, with SYSTEM_CASES (1000) random descriptors
 #   differential  DIFF_CASES (2000) random cases of every user-mode instruction against the host's CPU
-#   windows       Microsoft's engine at length on every profile of the NT-shaped guest, with 1 and with 4 processors
+#   windows       Microsoft's engine at length on every profile of the NT-shaped guest, and on all kinds of its dumps, with 1
+#                 and with 4 processors
 #   cuts          CUTS (1000) connections of kernel debuggers, cut at random bytes
 #   crash-utility  dumps of Linux, opened by crash with the kernel's debug information
 #   fuzzing       every fuzz target for FUZZ_SECONDS (600)
@@ -50,7 +51,7 @@ cuts() {
 }
 
 windows() {
-    NT_MATRIX=1 "${TEST[@]}" --test nt -- windows::
+    NT_MATRIX=1 "${TEST[@]}" --test nt -- windows:: dumps::profiles::
 }
 
 fuzzing() {

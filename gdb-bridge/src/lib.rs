@@ -5,7 +5,7 @@
 //!                                           │
 //!               framing ── packets ── stub (the gdbstub crate)
 //!                             │         │
-//!               memory, breakpoints, registers, threads, agent, monitor, session/run
+//!               memory, breakpoints, registers, inferior, tasks, agent, monitor, session/run
 //! ```
 //! - [`server`] listens, and drives one session for each connection.
 //! - [`GdbSession`] is a session without any I/O: bytes in, bytes out. The server, the tests and the fuzzer drive
@@ -45,6 +45,7 @@
 //! | `?`, `qC`, `H` with unknown threads, `c` and `s` of the whole machine, `vCont` steps without a thread | it has fixed answers to them or refuses them |
 //! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, lldb's `qThreadStopInfo`, `qMemoryRegionInfo` and `qWatchpointSupportInfo` | it doesn't know them |
 //! | `!`, `R`, `vAttach`, `vKill`, `k` | its extended mode is about processes; ours has one guest, which is never killed |
+//! | `qXfer:exec-file`, `vFile` | its buffer is copied several times, and its errors aren't the protocol's; a symbol file has many megabytes |
 //! | carrying out a resume request | that is always the user's part with gdbstub |
 //!
 //! A packet that makes gdbstub give up costs its state machine, which is made anew with the same thread selected:
@@ -59,16 +60,21 @@
 
 mod agent;
 mod breakpoints;
+mod files;
 mod framing;
 mod guest;
 mod hex;
+mod inferior;
 mod monitor;
 mod packets;
+mod process;
 mod registers;
 mod resume;
 pub mod server;
 mod session;
 mod stub;
+mod tasks;
+mod thread;
 mod threads;
 
 pub use guest::{Adopt, Options};

@@ -16,11 +16,13 @@
 //! [`GdbSession::work`] while [`GdbSession::is_busy`], and sends what [`GdbSession::take_output`] gives.
 
 mod run;
+mod user_step;
 
 use crate::agent::Printer;
 use crate::framing::{self, Input, Receiver};
 use crate::guest::{Guest, Options};
 use crate::packets::{self, Flow};
+use crate::process::step::Awaited;
 use crate::resume::Plan;
 use crate::stub::{Outcome, Stop, Stub};
 use introspect::{Target, TargetEvent};
@@ -44,6 +46,8 @@ pub struct GdbSession {
     last: Vec<u8>,
     /// What is being carried out while the client waits for a stop reply.
     plan: Option<Plan>,
+    /// Where a thread that is stepped is waited for.
+    awaited: Option<Awaited>,
     /// The last stop was the client's own Ctrl-C.
     interrupted: bool,
     /// A Ctrl-C that came while the guest was stopped, and when.
@@ -90,6 +94,7 @@ impl GdbSession {
             output: Vec::new(),
             last: Vec::new(),
             plan: None,
+            awaited: None,
             interrupted: false,
             late: None,
             overtaken: None,
@@ -128,7 +133,12 @@ impl GdbSession {
 
     /// Whether [`GdbSession::work`] has anything to do.
     pub fn is_busy(&self) -> bool {
-        !self.closed && matches!(self.plan, Some(Plan::Step { .. } | Plan::Alone { .. }))
+        let steps = match self.plan {
+            Some(Plan::Step { .. } | Plan::Alone { .. }) => true,
+            Some(Plan::InUserMode { .. }) => self.awaited.is_none(),
+            Some(Plan::Continue) | None => false,
+        };
+        !self.closed && steps
     }
 
     /// Whether the client waits for the guest to stop.
@@ -202,15 +212,14 @@ impl GdbSession {
     }
 
     fn pass_on(&mut self, body: &[u8]) {
+        self.guest.refusal = None;
         let mut answers = Vec::new();
         let outcome = self.stub.packet(&mut self.guest, body, &mut answers);
         for answer in answers {
-            match self.guest.refusal.take() {
-                // What gdb shows after "remote failure reply".
-                Some(why) if self.guest.client.gdb && answer.starts_with(b"E") => {
-                    self.send(format!("E.{}", printable(&why)).as_bytes());
-                }
-                _ => self.send(&answer),
+            if answer.starts_with(b"E") {
+                self.refuse(&answer);
+            } else {
+                self.send(&answer);
             }
         }
         match outcome {
@@ -224,8 +233,16 @@ impl GdbSession {
             Outcome::Refused(why) => {
                 tracing::info!(%why, "a packet is refused");
                 self.plan = None;
-                self.send(b"E22");
+                self.refuse(b"E22");
             }
+        }
+    }
+
+    /// An error, in words if there are any and the client shows them: gdb does after "remote failure reply".
+    fn refuse(&mut self, error: &[u8]) {
+        match self.guest.refusal.take() {
+            Some(why) if self.guest.client.gdb => self.send(format!("E.{}", printable(&why)).as_bytes()),
+            _ => self.send(error),
         }
     }
 

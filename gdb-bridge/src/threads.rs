@@ -1,12 +1,40 @@
-//! vCPUs as threads.
+//! Threads as a person sees them: names, what they are doing, the list.
 
 use crate::guest::Guest;
+use crate::hex;
+use crate::tasks::{Snapshot, Stopped};
+use crate::thread::Thread;
 use hv_core::addr::VcpuId;
 use hv_core::regs::{Activity, Registers};
+use introspect::linux::{Task, Unwinder};
+use std::fmt::Write;
 
 /// A thread's name.
-pub fn name(vcpu: VcpuId) -> String {
+pub fn name(guest: &Guest, thread: Thread) -> String {
+    match thread {
+        Thread::Vcpu(vcpu) => vcpu_name(vcpu),
+        Thread::Task(pid) => match guest.task(pid) {
+            Some(Stopped { task, .. }) => task.name,
+            None => format!("pid {pid}"),
+        },
+    }
+}
+
+/// A vCPU's name.
+pub fn vcpu_name(vcpu: VcpuId) -> String {
     format!("vCPU {vcpu}")
+}
+
+/// The name as a field of a stop reply. That of a task may hold any character.
+pub fn put_name(guest: &Guest, thread: Thread, body: &mut Vec<u8>) {
+    match thread {
+        Thread::Vcpu(vcpu) => body.extend_from_slice(format!("name:{};", vcpu_name(vcpu)).as_bytes()),
+        Thread::Task(_) => {
+            body.extend_from_slice(b"hexname:");
+            hex::encode(body, name(guest, thread).as_bytes());
+            body.push(b';');
+        }
+    }
 }
 
 /// Whether it runs, in a word or three.
@@ -18,30 +46,90 @@ pub fn activity(registers: &Registers) -> &'static str {
     }
 }
 
-/// What the vCPU is doing, for a person.
-pub fn extra(guest: &Guest, vcpu: VcpuId) -> String {
-    match guest.domain().registers(vcpu) {
+/// What a thread is doing, for a person.
+pub fn extra(guest: &Guest, thread: Thread) -> String {
+    match thread {
+        Thread::Vcpu(vcpu) => vcpu_extra(guest, vcpu),
+        Thread::Task(pid) => match guest.task(pid) {
+            Some(Stopped { tasks, task }) => {
+                task_extra(guest, &tasks, &mut tasks.unwinder(guest.domain()), &task)
+            }
+            None => String::from("there is no such task"),
+        },
+    }
+}
+
+/// What a vCPU is doing, for a person.
+pub fn vcpu_extra(guest: &Guest, vcpu: VcpuId) -> String {
+    let mut text = match guest.domain().registers(vcpu) {
         Ok(registers) => {
             let activity = activity(&registers);
             format!("{activity}, rip {:#x}, ring {}", registers.rip, registers.cpl())
         }
         Err(error) => error.to_string(),
+    };
+    if let Some(tasks) = guest.tasks()
+        && let Some(task) = tasks.current(vcpu)
+    {
+        let _ = write!(text, ", task {} {}", task.pid, task.name);
     }
+    if vcpu == VcpuId(0)
+        && let Some(note) = guest.listed.note()
+    {
+        let _ = write!(text, "; {note}");
+    }
+    text
+}
+
+fn task_extra(guest: &Guest, tasks: &Snapshot, unwinder: &mut Unwinder<'_>, task: &Task) -> String {
+    let mut text = format!("pid {}", task.pid);
+    if task.tgid != task.pid {
+        let _ = write!(text, " of {}", task.tgid);
+    }
+    if let Some(vcpu) = tasks.vcpu_of(task) {
+        let _ = write!(text, ", on vCPU {vcpu}: its registers are that one's");
+        return text;
+    }
+    let _ = write!(text, ", {}", task.state);
+    if let Some(place) = tasks.place(guest.domain(), unwinder, task) {
+        let _ = write!(text, " in {place}");
+    }
+    text
 }
 
 /// The `qXfer:threads` document.
 pub fn document(guest: &Guest) -> String {
-    let line = |index| {
-        let vcpu = VcpuId(index);
-        format!(
-            "<thread id=\"{:x}\" core=\"{index}\" name=\"{}\">{}</thread>\n",
-            index + 1,
-            name(vcpu),
-            extra(guest, vcpu)
-        )
+    let mut text = String::from("<?xml version=\"1.0\"?>\n<threads>\n");
+    let mut put = |thread: Thread, vcpu: Option<VcpuId>, name: &str, extra: &str| {
+        let _ = write!(text, "<thread id=\"{:x}\"", thread.id());
+        if let Some(vcpu) = vcpu {
+            let _ = write!(text, " core=\"{vcpu}\"");
+        }
+        let _ = writeln!(text, " name=\"{}\">{}</thread>", xml(name), xml(extra));
     };
-    let threads: String = (0..guest.domain().vcpu_count()).map(line).collect();
-    format!("<?xml version=\"1.0\"?>\n<threads>\n{threads}</threads>\n")
+    let tasks = guest.tasks();
+    let mut unwinder = tasks.as_ref().map(|tasks| tasks.unwinder(guest.domain()));
+    for thread in guest.inferior.threads(guest) {
+        let task = match (thread, &tasks, &mut unwinder) {
+            (Thread::Task(pid), Some(tasks), Some(unwinder)) => {
+                tasks.get(pid).map(|it| (it, tasks, unwinder))
+            }
+            _ => None,
+        };
+        match task {
+            Some((task, tasks, unwinder)) => {
+                let extra = task_extra(guest, tasks, unwinder, task);
+                put(thread, tasks.vcpu_of(task), &task.name, &extra);
+            }
+            None => put(
+                thread,
+                guest.vcpu_of(thread).ok(),
+                &name(guest, thread),
+                &extra(guest, thread),
+            ),
+        }
+    }
+    text + "</threads>\n"
 }
 
 /// The document when the client has detached.
@@ -49,46 +137,22 @@ pub fn nobody() -> String {
     "<?xml version=\"1.0\"?>\n<threads>\n</threads>\n".into()
 }
 
-/// A thread id in a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ThreadId {
-    /// `-1`.
-    All,
-    /// `0`.
-    Any,
-    /// A number from 1 on.
-    One(u64),
-}
-
-impl ThreadId {
-    /// Reads `-1`, a number, or `pP.T` whose process is ignored: there is only one.
-    pub fn parse(text: &[u8]) -> Option<ThreadId> {
-        let text = match text {
-            [b'p', rest @ ..] => match rest.iter().position(|&b| b == b'.') {
-                Some(dot) => &rest[dot + 1..],
-                None => b"-1",
-            },
-            text => text,
-        };
-        match text {
-            b"-1" => Some(ThreadId::All),
-            text => Some(match crate::hex::number(text)? {
-                0 => ThreadId::Any,
-                id => ThreadId::One(id),
-            }),
+/// Text of the guest, as XML has to have it.
+fn xml(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            // Noncharacters, which XML can't hold.
+            '\u{fffe}' | '\u{ffff}' => safe.push(char::REPLACEMENT_CHARACTER),
+            c if c.is_control() => safe.push(char::REPLACEMENT_CHARACTER),
+            c => safe.push(c),
         }
     }
-
-    /// The vCPU meant, `default` for all and any; `None` if there is none of that number.
-    pub fn vcpu(self, guest: &Guest, default: VcpuId) -> Option<VcpuId> {
-        match self {
-            ThreadId::All | ThreadId::Any => Some(default),
-            ThreadId::One(id) => {
-                let index = u32::try_from(id - 1).ok()?;
-                (index < guest.domain().vcpu_count()).then_some(VcpuId(index))
-            }
-        }
-    }
+    safe
 }
 
 #[cfg(test)]
@@ -96,14 +160,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_come_with_and_without_a_process() {
-        assert_eq!(ThreadId::parse(b"-1"), Some(ThreadId::All));
-        assert_eq!(ThreadId::parse(b"0"), Some(ThreadId::Any));
-        assert_eq!(ThreadId::parse(b"1f"), Some(ThreadId::One(0x1f)));
-        assert_eq!(ThreadId::parse(b"p1.2"), Some(ThreadId::One(2)));
-        assert_eq!(ThreadId::parse(b"p1.-1"), Some(ThreadId::All));
-        assert_eq!(ThreadId::parse(b"p1"), Some(ThreadId::All));
-        assert_eq!(ThreadId::parse(b"x"), None);
-        assert_eq!(ThreadId::parse(b""), None);
+    fn a_name_of_the_guest_stays_a_name_in_the_document() {
+        assert_eq!(
+            xml("<a>&\"\u{1}\u{ffff}é"),
+            "&lt;a&gt;&amp;&quot;\u{fffd}\u{fffd}é"
+        );
     }
 }

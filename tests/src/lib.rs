@@ -39,14 +39,15 @@ pub use dbgeng::{Engine, EngineOptions, has_engine};
 pub use gdb::Gdb;
 pub use linux_machine::LinuxMachine;
 pub use lldb::Lldb;
-pub use nt::{NtGuest, NtModule, NtProcess, nt_guest};
+pub use nt::{NtGuest, NtModule, NtProcess, nt_guest, nt_guest_with};
 pub use qemu_machine::QemuMachine;
 pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
 pub use tools::{
     Guest, SECOND_KERNEL, cache_folder, dump_readers_folder, expected_smoke_output, guest, has_dump_readers,
-    has_memprocfs, has_radare2, has_tool, kdd, kept, kernel_debug, memprocfs_folder, radare2_folder,
+    has_memprocfs, has_radare2, has_tool, kdd, kept, kernel_debug, memprocfs_folder, modules_archive,
+    radare2_folder,
 };
 pub use transcript::Transcript;
 

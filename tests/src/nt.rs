@@ -52,9 +52,16 @@ pub struct NtProcess {
 /// The guest of a profile, with so many CPUs. `None`, and it is said, where it can't be built.
 #[track_caller]
 pub fn nt_guest(profile: &str, cpus: u32) -> Option<&'static NtGuest> {
+    nt_guest_with(profile, cpus, "")
+}
+
+/// The same with loader options: words.
+#[track_caller]
+pub fn nt_guest_with(profile: &str, cpus: u32, options: &str) -> Option<&'static NtGuest> {
     type Known = (String, &'static OnceLock<Option<NtGuest>>);
     static GUESTS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
-    let name = format!("{profile}-{cpus}");
+    let words = options.split_whitespace().map(|word| format!("-{word}"));
+    let name = format!("{profile}-{cpus}{}", words.collect::<String>());
     let cell = {
         let mut guests = GUESTS.lock().unwrap_or_else(|error| panic!("{error}"));
         match guests.iter().find(|(known, _)| *known == name) {
@@ -66,19 +73,24 @@ pub fn nt_guest(profile: &str, cpus: u32) -> Option<&'static NtGuest> {
             }
         }
     };
-    cell.get_or_init(|| NtGuest::make(profile, cpus, &name)).as_ref()
+    cell.get_or_init(|| NtGuest::make(profile, cpus, options, &name))
+        .as_ref()
 }
 
 impl NtGuest {
     #[track_caller]
-    fn make(profile: &str, cpus: u32, name: &str) -> Option<NtGuest> {
+    fn make(profile: &str, cpus: u32, options: &str, name: &str) -> Option<NtGuest> {
         let profile = Profile::built_in(profile).unwrap_or_else(|error| panic!("{error}"));
         if let Err(error) = versions() {
             skip(&error.to_string());
             return None;
         }
         let cpus = cpus.to_string();
-        let mut service = Service::run(&["--nt", &profile.name, "--cpus", &cpus, "--memory", "128M"]);
+        let mut arguments = vec!["--nt", &profile.name, "--cpus", &cpus, "--memory", "128M"];
+        if !options.is_empty() {
+            arguments.extend(["--append", options]);
+        }
+        let mut service = Service::run(&arguments);
         let mut console = service.console();
         for command in ["lm\r", "ps\r", ""] {
             console.shows(PROMPT, BOOT_LIMIT);

@@ -1,7 +1,7 @@
 //! A service of a test's own.
 
 use crate::process::Process;
-use crate::tools::{cache_folder, kdd};
+use crate::tools::{cache_folder, kdd, kept};
 use crate::{Console, LIMIT, Outcome, Scratch, Transcript};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -51,6 +51,8 @@ impl Service {
             .arg(&control)
             // The guests that set-up built, and not others in the folder that the test runs in.
             .env("KDD_CACHE", cache_folder())
+            // Symbol files of guests stay out of the user's folder.
+            .env("XDG_CACHE_HOME", kept("cache"))
             .env_remove("KDD_LOG")
             .env_remove("KDD_CONTROL");
         let process = Process::start(&mut command);

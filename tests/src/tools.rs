@@ -62,6 +62,41 @@ pub fn guest(kernel: Option<&str>) -> Option<Guest> {
     }
 }
 
+/// Files of a kernel's package in the cache folder (`linux`, `linux-second`), in an archive to put behind an initial RAM disk:
+/// `/root/NAME.ko`. `None`, and it is said, if set-up hasn't fetched them.
+#[track_caller]
+pub fn modules_archive(kernel: &str, names: &[&str]) -> Option<Vec<u8>> {
+    let mut archive = Vec::new();
+    for name in names {
+        let path = cache_folder().join(kernel).join(format!("modules/{name}.ko"));
+        match std::fs::read(&path) {
+            Ok(contents) => add_file(&mut archive, &format!("root/{name}.ko"), &contents),
+            Err(error) => {
+                eprintln!("SKIPPED: {}: {error}", path.display());
+                return None;
+            }
+        }
+    }
+    Some(archive)
+}
+
+/// Adds an archive of one file (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn add_file(archive: &mut Vec<u8>, name: &str, contents: &[u8]) {
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    for (name, contents, mode) in [(name, contents, 0o100_644), ("TRAILER!!!", &[], 0)] {
+        archive.extend(b"070701");
+        let fields = [0, mode, 0, 0, 1, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
+        for field in fields {
+            archive.extend(format!("{field:08x}").as_bytes());
+        }
+        archive.extend(name.as_bytes());
+        archive.push(0);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(contents);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+}
+
 /// What the guest's smoke script must print.
 #[track_caller]
 pub fn expected_smoke_output() -> String {

@@ -13,7 +13,9 @@ pub fn info(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["devices"] => described(guest.domain().describe_devices()),
         ["interrupts"] => described(guest.domain().describe_interrupts()).map(|text| flags(guest) + &text),
         ["sessions"] => Ok(sessions(guest)),
-        _ => Err("domain, devices, interrupts or sessions".into()),
+        // The kernel's gdb scripts ask for it, and number CPUs by threads where there is an answer, as with QEMU.
+        ["version"] => Ok(format!("kdd {}\n", env!("CARGO_PKG_VERSION"))),
+        _ => Err("domain, devices, interrupts, sessions or version".into()),
     }
 }
 
@@ -27,7 +29,7 @@ fn flags(guest: &Guest) -> String {
             let _ = writeln!(
                 text,
                 "{}: {}, interrupts {}{}{}",
-                threads::name(vcpu),
+                threads::vcpu_name(vcpu),
                 threads::activity(&registers),
                 on(registers.rflags & rflags::IF != 0),
                 if registers.nmi_blocked {
@@ -72,7 +74,12 @@ fn domain(guest: &Guest) -> String {
     );
     for index in 0..domain.vcpu_count() {
         let vcpu = VcpuId(index);
-        let _ = writeln!(text, "{}: {}", threads::name(vcpu), threads::extra(guest, vcpu));
+        let _ = writeln!(
+            text,
+            "{}: {}",
+            threads::vcpu_name(vcpu),
+            threads::vcpu_extra(guest, vcpu)
+        );
     }
     for region in domain.memory_regions() {
         let kind = if region.writable { "RAM" } else { "ROM" };

@@ -25,7 +25,7 @@ pub fn translate(guest: &mut Guest, arguments: &[&str]) -> Result<String, String
         }
         text
     };
-    match guest.target.translate(AddressSpace::Vcpu(guest.viewed), address) {
+    match guest.target.translate(guest.virtual_space(), address) {
         Ok(translation) => {
             let mut text = walk(&translation.levels);
             let right = |has: bool, letter: char| if has { letter } else { '-' };
@@ -73,11 +73,16 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["virtual"] => Some(PlaceMode::Virtual),
         ["physical"] => Some(PlaceMode::Physical),
         ["address-space"] => {
-            let registers = guest
-                .domain()
-                .registers(guest.viewed)
-                .map_err(|e| e.to_string())?;
-            let root = PagingMode::of(&registers).root(registers.cr3);
+            let root = match guest.virtual_space() {
+                AddressSpace::Root(mode, root) => mode.root(root.0),
+                _ => {
+                    let registers = guest
+                        .domain()
+                        .registers(guest.vcpu())
+                        .map_err(|e| e.to_string())?;
+                    PagingMode::of(&registers).root(registers.cr3)
+                }
+            };
             Some(PlaceMode::AddressSpace(root.page_base()))
         }
         ["address-space", root] => Some(PlaceMode::AddressSpace(
@@ -90,13 +95,13 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
             guest.breakpoints.choose(address, place);
             return Ok(format!("a breakpoint at {address:#x} is at {}\n", words(place)));
         }
-        (Some(place), None) => guest.place = place,
+        (Some(place), None) => guest.place = Some(place),
         (None, Some(_)) => return Err("what shall the address be?".into()),
         (None, None) => {}
     }
     Ok(format!(
         "addresses of breakpoints that weren't set before are {}\n",
-        words(guest.place)
+        words(guest.place_of_new())
     ))
 }
 

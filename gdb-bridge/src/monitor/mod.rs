@@ -2,8 +2,11 @@
 
 mod control;
 mod info;
+mod lx;
 mod memory;
 mod registers;
+mod symbols;
+mod tasks;
 mod value;
 
 use crate::guest::Guest;
@@ -49,9 +52,15 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "info",
-        arguments: "domain|devices|interrupts|sessions",
+        arguments: "domain|devices|interrupts|sessions|version",
         help: "what the domain is and does, its devices and interrupts, who debugs it",
         run: info::info,
+    },
+    Command {
+        name: "lx",
+        arguments: "ps|dmesg|lsmod|cmdline|version|current",
+        help: "of a Linux guest: tasks, log, modules, command line, version, the task that a vCPU runs",
+        run: lx::lx,
     },
     Command {
         name: "physical",
@@ -66,10 +75,22 @@ const COMMANDS: &[Command] = &[
         run: memory::place,
     },
     Command {
+        name: "tasks",
+        arguments: "[on|off|auto]",
+        help: "whether the tasks of a Linux guest are threads, beside the vCPUs (auto: unless there are thousands)",
+        run: tasks::tasks,
+    },
+    Command {
         name: "pause-policy",
         arguments: "[note|stop]",
         help: "when another debugger stops the guest: a note, or this debugger stops too",
         run: control::pause_policy,
+    },
+    Command {
+        name: "symbols",
+        arguments: "[FILE]",
+        help: "writes the symbols of a Linux kernel into a file of the service's host, and says what lldb and gdb do with it",
+        run: symbols::symbols,
     },
     Command {
         name: "save",

@@ -3,12 +3,13 @@
 use super::value::number;
 use crate::guest::Guest;
 use crate::registers::{TABLE, View};
+use crate::thread::Thread;
 use hv_core::addr::VcpuId;
 use std::fmt::Write;
 
 pub fn registers(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let vcpu = match arguments {
-        [] => guest.viewed,
+        [] => guest.vcpu(),
         [vcpu] => VcpuId(vcpu.parse().map_err(|_| format!("'{vcpu}' is no vCPU number"))?),
         _ => return Err("one vCPU number, or none".into()),
     };
@@ -42,13 +43,13 @@ pub fn vcpu(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
                     count.saturating_sub(1)
                 ));
             }
-            guest.viewed = VcpuId(vcpu);
+            guest.viewed = Thread::Vcpu(VcpuId(vcpu));
         }
         _ => return Err("one vCPU number, or none".into()),
     }
     Ok(format!(
         "memory and monitor commands mean vCPU {}\n",
-        guest.viewed
+        guest.vcpu()
     ))
 }
 
@@ -56,7 +57,7 @@ pub fn msr(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
     let narrow = |text: &str| {
         u32::try_from(number(text)?).map_err(|_| format!("{text} is beyond the 32 bits of an MSR number"))
     };
-    let vcpu = guest.viewed;
+    let vcpu = guest.vcpu();
     match arguments {
         [msr] => {
             let msr = narrow(msr)?;

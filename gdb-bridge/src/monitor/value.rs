@@ -45,7 +45,7 @@ fn term_value(guest: &Guest, term: &str) -> Result<u64, String> {
             if term.is_empty() { "symbol" } else { term }
         ));
     };
-    let view = View::read(guest.domain(), guest.viewed).map_err(|e| e.to_string())?;
+    let view = View::read(guest.domain(), guest.vcpu()).map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
     view.put(register, &mut bytes);
     bytes.resize(8, 0);

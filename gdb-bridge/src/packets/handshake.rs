@@ -17,7 +17,8 @@ pub fn supported(guest: &mut Guest, features: &[u8]) -> Flow {
     }
     Flow::text(format!(
         "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;vContSupported+;swbreak+;hwbreak+;\
-         ConditionalBreakpoints+;BreakpointCommands+;binary-upload+;qXfer:features:read+;qXfer:threads:read+"
+         ConditionalBreakpoints+;BreakpointCommands+;binary-upload+;qXfer:features:read+;qXfer:threads:read+;\
+         qXfer:exec-file:read+"
     ))
 }
 

@@ -5,6 +5,8 @@
 
 mod breakpoints;
 mod crc;
+mod exec_file;
+mod files;
 mod handshake;
 mod life;
 mod memory;
@@ -39,6 +41,11 @@ impl Flow {
     fn ok() -> Flow {
         Flow::text("OK")
     }
+    /// [`Code::Refused`], with a sentence in the log.
+    fn refused(why: &str) -> Flow {
+        tracing::info!(%why, "a packet is refused");
+        Flow::error(Code::Refused)
+    }
     /// `E` and two digits.
     fn error(code: Code) -> Flow {
         Flow::text(match code {
@@ -72,6 +79,8 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("?", handshake::why_stopped),
     ("H", threads::select),
     ("qXfer:threads:read:", threads::document),
+    ("qXfer:exec-file:read:", exec_file::read),
+    ("vFile:", files::request),
     ("m", memory::read),
     ("x", memory::read_binary),
     ("M", memory::write),

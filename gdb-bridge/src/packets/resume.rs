@@ -4,7 +4,7 @@
 //! standing still; a client that knows no `vCont` means the whole machine.
 
 use super::{Code, Flow};
-use crate::guest::{Guest, thread};
+use crate::guest::Guest;
 use crate::hex;
 use crate::registers::{RIP, TABLE, View};
 
@@ -20,7 +20,7 @@ pub fn actions(guest: &mut Guest, rest: &[u8]) -> Flow {
         body.push(b';');
         body.extend_from_slice(action);
         if lacks_thread(action) {
-            body.extend_from_slice(format!(":{:x};c", thread(guest.selected)).as_bytes());
+            body.extend_from_slice(format!(":{:x};c", guest.selected.id()).as_bytes());
         }
     }
     Flow::PassOnAs(body)
@@ -41,9 +41,9 @@ pub fn go_with_signal(guest: &mut Guest, rest: &[u8]) -> Flow {
 
 /// `s [addr]`.
 pub fn step(guest: &mut Guest, address: &[u8]) -> Flow {
-    let vcpu = guest.stepped.unwrap_or(guest.selected);
+    let thread = guest.stepped.unwrap_or(guest.selected);
     match jump(guest, address) {
-        Ok(()) => Flow::PassOnAs(format!("vCont;s:{:x};c", thread(vcpu)).into_bytes()),
+        Ok(()) => Flow::PassOnAs(format!("vCont;s:{:x};c", thread.id()).into_bytes()),
         Err(flow) => flow,
     }
 }
@@ -66,7 +66,8 @@ fn jump(guest: &mut Guest, address: &[u8]) -> Result<(), Flow> {
     }
     let address = hex::number(address).ok_or_else(|| Flow::error(Code::Refused))?;
     guest.hold();
-    let vcpu = guest.stepped.unwrap_or(guest.selected);
+    let vcpu = guest.vcpu_of(guest.stepped.unwrap_or(guest.selected));
+    let vcpu = vcpu.map_err(|why| Flow::refused(&why))?;
     let mut view = View::read(guest.domain(), vcpu).map_err(|_| Flow::error(Code::NoThread))?;
     let set = view
         .set(&TABLE[RIP], &address.to_le_bytes())

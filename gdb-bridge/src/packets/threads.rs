@@ -2,8 +2,9 @@
 
 use super::{Code, Flow, pair};
 use crate::framing;
-use crate::guest::{Guest, thread};
-use crate::threads::{self, ThreadId};
+use crate::guest::Guest;
+use crate::thread::ThreadId;
+use crate::threads;
 
 /// `Hg`: notes the thread that memory packets mean, and lets gdbstub note it for register packets. `Hc`: the
 /// thread that `s` means.
@@ -11,16 +12,16 @@ pub fn select(guest: &mut Guest, what: &[u8]) -> Flow {
     let ([op @ (b'g' | b'c'), ..], Some(id)) = (what, what.get(1..).and_then(ThreadId::parse)) else {
         return Flow::error(Code::Refused);
     };
-    let Some(vcpu) = id.vcpu(guest, guest.selected) else {
+    let Some(thread) = guest.meant(id) else {
         return Flow::error(Code::NoThread);
     };
     match (op, id) {
-        (b'c', ThreadId::One(_)) => guest.stepped = Some(vcpu),
+        (b'c', ThreadId::One(_)) => guest.stepped = Some(thread),
         (b'c', _) => guest.stepped = None,
         (_, ThreadId::One(_)) => {
-            guest.selected = vcpu;
+            guest.selected = thread;
             if !guest.client.lldb {
-                guest.viewed = vcpu;
+                guest.viewed = thread;
             }
             return Flow::PassOn;
         }
@@ -33,17 +34,17 @@ pub fn select(guest: &mut Guest, what: &[u8]) -> Flow {
 /// The current thread.
 pub fn current(guest: &mut Guest, rest: &[u8]) -> Flow {
     match rest {
-        [] => Flow::text(format!("QC{:x}", thread(guest.selected))),
+        [] => Flow::text(format!("QC{:x}", guest.selected.id())),
         _ => Flow::PassOn,
     }
 }
 
-/// `qThreadStopInfo`, lldb's: why a vCPU is stopped, with its name and the registers that it shows first.
+/// `qThreadStopInfo`, lldb's: why a thread is stopped, with its name and the registers that it shows first.
 pub fn stop_info(guest: &mut Guest, id: &[u8]) -> Flow {
-    let Some(vcpu) = ThreadId::parse(id).and_then(|id| id.vcpu(guest, guest.selected)) else {
+    let Some(thread) = ThreadId::parse(id).and_then(|id| guest.meant(id)) else {
         return Flow::error(Code::NoThread);
     };
-    Flow::Answer(guest.stop_info(vcpu))
+    Flow::Answer(guest.stop_info(thread))
 }
 
 /// A part of the list of threads; one round trip for what `qfThreadInfo` needs several for.
@@ -52,16 +53,19 @@ pub fn document(guest: &mut Guest, rest: &[u8]) -> Flow {
     let Some((offset, length)) = range else {
         return Flow::error(Code::Refused);
     };
-    let document = if guest.detached {
-        threads::nobody()
-    } else {
-        threads::document(guest)
-    };
-    Flow::Answer(part(document.as_bytes(), offset, length))
+    // A client asks for it from the start, and then for the rest of the same one.
+    if offset == 0 || guest.document.is_empty() {
+        guest.document = if guest.detached {
+            threads::nobody()
+        } else {
+            threads::document(guest)
+        };
+    }
+    Flow::Answer(part(guest.document.as_bytes(), offset, length))
 }
 
 /// The answer to a `qXfer` read: `m` or `l` and the bytes.
-fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
+pub(super) fn part(document: &[u8], offset: u64, length: u64) -> Vec<u8> {
     let rest = usize::try_from(offset)
         .ok()
         .and_then(|o| document.get(o..))

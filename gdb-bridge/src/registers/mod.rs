@@ -5,12 +5,14 @@
 //! them in this order.
 
 mod description;
+mod set;
 mod slot;
 mod system;
 mod table;
 
 pub use description::description;
-pub use slot::{Refused, Slot};
+pub use set::{RegisterSet, SavedRegisters};
+pub use slot::{Refused, SegmentName, Slot};
 pub use system::{SYSTEM, SYSTEM_BYTES};
 pub use table::TABLE;
 
@@ -88,6 +90,11 @@ impl View<'_> {
             vcpu,
             registers,
         })
+    }
+
+    /// All that the vCPU has.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
     }
 
     /// One register, little-endian, appended.

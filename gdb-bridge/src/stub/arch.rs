@@ -32,13 +32,13 @@ impl RegId for RegisterNumber {
     }
 }
 
-/// All registers as the `g` packet holds them.
+/// All registers as the `g` packet holds them; `None` for the bytes of those that are unavailable.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RegisterFile(pub Vec<u8>);
+pub struct RegisterFile(pub Vec<Option<u8>>);
 
 impl Default for RegisterFile {
     fn default() -> Self {
-        RegisterFile(vec![0; FILE_LENGTH])
+        RegisterFile(vec![None; FILE_LENGTH])
     }
 }
 
@@ -47,15 +47,15 @@ impl Registers for RegisterFile {
 
     fn pc(&self) -> u64 {
         let before: usize = TABLE[..RIP].iter().map(|r| r.bytes()).sum();
-        match self.0.get(before..).and_then(|bytes| bytes.first_chunk()) {
-            Some(bytes) => u64::from_le_bytes(*bytes),
-            None => 0,
-        }
+        let bytes = self.0.iter().skip(before).take(8);
+        bytes
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(byte.unwrap_or(0)))
     }
 
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
         for byte in &self.0 {
-            write_byte(Some(*byte));
+            write_byte(*byte);
         }
     }
 
@@ -63,7 +63,7 @@ impl Registers for RegisterFile {
         if bytes.len() > FILE_LENGTH {
             return Err(());
         }
-        self.0 = bytes.to_vec();
+        self.0 = bytes.iter().copied().map(Some).collect();
         Ok(())
     }
 }

@@ -23,7 +23,8 @@ pub use arch::RegisterNumber;
 
 use crate::framing;
 use crate::guest::Guest;
-use crate::registers::{EXPEDITED, TABLE, View};
+use crate::registers::{EXPEDITED, TABLE};
+use crate::thread::{Thread, ThreadId};
 use gdbstub::common::Tid;
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine as Machine;
@@ -85,8 +86,10 @@ pub enum Stop {
         /// The first accessed byte.
         address: u64,
     },
-    /// The guest is gone.
+    /// The guest is gone, or the process that is debugged.
     Exited(u8),
+    /// The process was ended by a signal.
+    Killed(u8),
 }
 
 impl Stop {
@@ -94,12 +97,13 @@ impl Stop {
     pub fn vcpu(self) -> Option<VcpuId> {
         match self {
             Stop::Signal(_, vcpu) | Stop::Breakpoint { vcpu, .. } | Stop::Watch { vcpu, .. } => Some(vcpu),
-            Stop::Exited(_) => None,
+            Stop::Exited(_) | Stop::Killed(_) => None,
         }
     }
 
-    fn reason(self) -> MultiThreadStopReason<u64> {
-        let thread = crate::guest::thread;
+    /// In gdbstub's words. The thread is the one that its vCPU is to the client.
+    fn reason(self, guest: &Guest) -> MultiThreadStopReason<u64> {
+        let thread = |vcpu| guest.thread_on(vcpu).id();
         match self {
             Stop::Signal(signal, vcpu) => MultiThreadStopReason::SignalWithThread {
                 tid: thread(vcpu),
@@ -116,6 +120,7 @@ impl Stop {
                 addr: address,
             },
             Stop::Exited(code) => MultiThreadStopReason::Exited(code),
+            Stop::Killed(signal) => MultiThreadStopReason::Terminated(gdbstub::common::Signal(signal)),
         }
     }
 }
@@ -144,7 +149,7 @@ impl Stub {
             .build()
             .map_err(|error| error.to_string())?;
         self.machine = Some(stub.run_state_machine(guest).map_err(|error| error.to_string())?);
-        let thread = crate::guest::thread(guest.selected);
+        let thread = guest.selected.id();
         for body in ["QStartNoAckMode".to_owned(), format!("Hg{thread:x}")] {
             self.feed(guest, body.as_bytes())?;
         }
@@ -220,24 +225,21 @@ impl Stub {
 
     /// The body of the stop reply that answers the resume request.
     pub fn report(&mut self, guest: &mut Guest, stop: Stop) -> Option<Vec<u8>> {
-        let mut values = Vec::new();
+        let (mut numbers, mut values) = (Vec::new(), Vec::new());
         if let Some(vcpu) = stop.vcpu()
-            && let Ok(view) = View::read(guest.target.domain().as_ref(), vcpu)
+            && let Ok(registers) = guest.registers_of(guest.thread_on(vcpu))
         {
-            for number in EXPEDITED {
-                view.put(&TABLE[number], &mut values);
-            }
+            numbers.extend(EXPEDITED.filter(|number| registers.put(&TABLE[*number], &mut values)));
         }
         let mut rest = &values[..];
-        let mut registers = EXPEDITED.map_while(|number| {
+        let mut registers = numbers.into_iter().map_while(|number| {
             let (value, tail) = rest.split_at_checked(TABLE[number].bytes())?;
             rest = tail;
             Some((RegisterNumber(number), value))
         });
+        let reason = stop.reason(guest);
         let next = match self.machine.take() {
-            Some(Machine::Running(machine)) => {
-                machine.report_stop_with_regs(guest, stop.reason(), &mut registers)
-            }
+            Some(Machine::Running(machine)) => machine.report_stop_with_regs(guest, reason, &mut registers),
             other => {
                 self.machine = other;
                 return None;
@@ -263,9 +265,9 @@ impl Stub {
     }
 }
 
-/// Which vCPU a thread id means, as gdbstub's traits want the answer.
-fn vcpu(guest: &Guest, thread: Tid) -> Result<VcpuId, u8> {
-    guest.vcpu(thread).ok_or(NO_THREAD)
+/// Which thread an id means.
+fn thread(guest: &Guest, id: Tid) -> Option<Thread> {
+    guest.meant(ThreadId::One(id.get() as u64))
 }
 
 /// `E03`: there is no such thread (ESRCH as the protocol prints it).

@@ -1,9 +1,9 @@
 //! `g`, `G`, `p`, `P`, `T`, `qfThreadInfo`, `qThreadExtraInfo`, `qXfer:features:read`.
 
 use super::arch::{RegisterFile, RegisterNumber, X86};
-use super::{REFUSED, vcpu};
+use super::{NO_THREAD, REFUSED, thread};
 use crate::guest::Guest;
-use crate::registers::{Slot, TABLE, View, description};
+use crate::registers::{RegisterSet, Slot, TABLE, View, description};
 use crate::threads;
 use gdbstub::common::Tid;
 use gdbstub::target::ext::base::BaseOps;
@@ -18,7 +18,6 @@ use gdbstub::target::ext::target_description_xml_override::{
 };
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
-use hv_core::addr::VcpuId;
 
 impl Target for Guest {
     type Arch = X86;
@@ -69,31 +68,58 @@ impl Guest {
         TargetError::Errno(REFUSED)
     }
 
-    fn view(&self, thread: Tid) -> TargetResult<View<'_>, Guest> {
-        let vcpu = vcpu(self, thread).map_err(TargetError::Errno)?;
-        View::read(self.target.domain().as_ref(), vcpu).map_err(|_| TargetError::Errno(REFUSED))
+    fn registers(&self, id: Tid) -> TargetResult<RegisterSet<'_>, Guest> {
+        let thread = thread(self, id).ok_or(TargetError::Errno(NO_THREAD))?;
+        self.registers_of(thread).map_err(|why| {
+            tracing::info!(%why, %id, "there are no registers");
+            TargetError::Errno(REFUSED)
+        })
+    }
+
+    /// Changes registers by `change`, which says what is wrong with a value.
+    fn change(
+        &mut self,
+        id: Tid,
+        change: impl FnOnce(&mut View<'_>) -> Result<(), String>,
+    ) -> TargetResult<(), Self> {
+        self.hold();
+        let changed = match self.registers(id)? {
+            RegisterSet::Vcpu(mut view) => change(&mut view),
+            RegisterSet::Saved(_) => Err(String::from(
+                "no vCPU runs this task: its registers are in its kernel's memory, and can't be written as registers",
+            )),
+        };
+        changed.map_err(|why| self.refused(why))
     }
 }
 
 impl MultiThreadBase for Guest {
     fn read_registers(&mut self, file: &mut RegisterFile, thread: Tid) -> TargetResult<(), Self> {
         self.hold();
-        let view = self.view(thread)?;
-        file.0.clear();
+        let mut file_bytes = Vec::new();
+        std::mem::swap(&mut file_bytes, &mut file.0);
+        file_bytes.clear();
+        let registers = self.registers(thread)?;
+        let mut value = Vec::new();
         for register in TABLE {
-            view.put(register, &mut file.0);
+            value.clear();
+            if registers.put(register, &mut value) {
+                file_bytes.extend(value.iter().copied().map(Some));
+            } else {
+                file_bytes.extend(std::iter::repeat_n(None, register.bytes()));
+            }
         }
+        file.0 = file_bytes;
         Ok(())
     }
 
     /// Only what differs is written.
     fn write_registers(&mut self, file: &RegisterFile, thread: Tid) -> TargetResult<(), Self> {
-        self.hold();
-        let mut view = self.view(thread)?;
-        let written = view
-            .set_changed(TABLE.iter(), &file.0)
-            .and_then(|()| view.write());
-        written.map_err(|why| self.refused(why))
+        let bytes: Vec<u8> = file.0.iter().map_while(|byte| *byte).collect();
+        self.change(thread, |view| {
+            view.set_changed(TABLE.iter(), &bytes)?;
+            view.write()
+        })
     }
 
     fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
@@ -111,10 +137,14 @@ impl MultiThreadBase for Guest {
     }
 
     fn list_active_threads(&mut self, report: &mut dyn FnMut(Tid)) -> Result<(), String> {
-        for index in 0..self.domain().vcpu_count() {
-            report(crate::guest::thread(VcpuId(index)));
+        for thread in self.inferior.threads(self) {
+            report(thread.id());
         }
         Ok(())
+    }
+
+    fn is_thread_alive(&mut self, id: Tid) -> Result<bool, String> {
+        Ok(thread(self, id).is_some())
     }
 
     fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
@@ -135,10 +165,14 @@ impl SingleRegisterAccess<Tid> for Guest {
     ) -> TargetResult<usize, Self> {
         self.hold();
         let mut value = Vec::new();
-        let view = self.view(thread)?;
-        match TABLE.get(number.0) {
-            Some(register) => view.put(register, &mut value),
-            None => view.put_system(&mut value),
+        let registers = self.registers(thread)?;
+        let available = match TABLE.get(number.0) {
+            Some(register) => registers.put(register, &mut value),
+            None => registers.put_system(&mut value),
+        };
+        if !available && self.client.lldb {
+            // It takes `xx` for a value.
+            return Err(TargetError::Errno(REFUSED));
         }
         buffer[..value.len()].copy_from_slice(&value);
         Ok(value.len())
@@ -150,23 +184,24 @@ impl SingleRegisterAccess<Tid> for Guest {
         number: RegisterNumber,
         value: &[u8],
     ) -> TargetResult<(), Self> {
-        self.hold();
-        let mut view = self.view(thread)?;
-        let written = match TABLE.get(number.0) {
+        self.change(thread, |view| match TABLE.get(number.0) {
             // Written by its number already.
             Some(register) if matches!(register.slot, Slot::OtherMsr(_)) => view.set(register, value),
             Some(register) => view.set(register, value).and_then(|()| view.write()),
             None => view.set_system(value).and_then(|()| view.write()),
-        };
-        written.map_err(|why| self.refused(why))
+        })
     }
 }
 
 impl ThreadExtraInfo for Guest {
-    fn thread_extra_info(&self, thread: Tid, buffer: &mut [u8]) -> Result<usize, String> {
-        let text = match self.vcpu(thread) {
-            Some(vcpu) => format!("{}, {}", threads::name(vcpu), threads::extra(self, vcpu)),
-            None => String::from("no such vCPU"),
+    fn thread_extra_info(&self, id: Tid, buffer: &mut [u8]) -> Result<usize, String> {
+        let text = match thread(self, id) {
+            Some(thread) => format!(
+                "{}, {}",
+                threads::name(self, thread),
+                threads::extra(self, thread)
+            ),
+            None => String::from("no such thread"),
         };
         let length = text.len().min(buffer.len());
         buffer[..length].copy_from_slice(&text.as_bytes()[..length]);

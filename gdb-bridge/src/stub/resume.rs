@@ -2,8 +2,9 @@
 //!
 //! Signals that a client wants to pass on are dropped: a machine has no use for them.
 
-use super::vcpu;
+use super::thread;
 use crate::guest::Guest;
+use crate::inferior::Runs;
 use crate::resume::{Action, Actions};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::multithread::{
@@ -12,11 +13,26 @@ use gdbstub::target::ext::base::multithread::{
 };
 
 impl Guest {
-    fn add(&mut self, thread: Tid, action: Action) -> Result<(), String> {
-        let vcpu = vcpu(self, thread).map_err(|_| format!("there is no thread {thread}"))?;
+    fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
+        let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
+        let runs = self.inferior.runs(self, thread).map_err(|why| {
+            let why = format!("{why}: it can't be stepped, nor run alone");
+            self.refusal = Some(why.clone());
+            why
+        })?;
+        if action != Action::Continue {
+            self.asked = Some(thread);
+        }
         // The first action that fits a thread counts.
-        if !self.actions.single.iter().any(|(v, _)| *v == vcpu) {
-            self.actions.single.push((vcpu, action));
+        let actions = &mut self.actions;
+        match runs {
+            Runs::Vcpu(vcpu) if !actions.single.iter().any(|(its, _)| *its == vcpu) => {
+                actions.single.push((vcpu, action));
+            }
+            Runs::InUserMode(pid) if !actions.in_user_mode.iter().any(|(its, _)| *its == pid) => {
+                actions.in_user_mode.push((pid, action));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -30,6 +46,7 @@ impl MultiThreadResume for Guest {
 
     fn clear_resume_actions(&mut self) -> Result<(), String> {
         self.actions = Actions::default();
+        self.asked = None;
         Ok(())
     }
 

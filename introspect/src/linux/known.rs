@@ -32,7 +32,13 @@ impl Target {
         if let Some(kept) = kept.filter(|kept| kept.linux.is_complete() || looks >= MOST_LOOKS) {
             return Ok(known.insert(kept).linux.clone());
         }
-        let linux = Arc::new(Linux::recognise((&**domain).into())?);
+        let linux = Linux::recognise((&**domain).into());
+        let linux = match linux {
+            // A dump may have no registers, and nothing older than the kernel whose dump it is.
+            Err(_) if domain.control_run().is_none() => Linux::recognise_in_memory(&**domain),
+            linux => linux,
+        };
+        let linux = Arc::new(linux?);
         *known = Some(Kept {
             linux: linux.clone(),
             looks: looks + 1,

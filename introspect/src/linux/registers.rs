@@ -206,20 +206,8 @@ impl Linux {
     /// # Errors
     /// [`Error`] if the layout isn't known, or its `mm_struct` can't be read.
     pub fn user_space(&self, memory: &dyn ReadMemory, task: &Task) -> Result<Option<AddressSpace>, Error> {
-        let Some(mm) = task.mm else {
-            return Ok(None);
-        };
-        let space = self.space(memory);
-        let place = mm.wrapping_add(self.offset("mm_struct", "pgd")?);
-        let tables = space.pointer("mm_struct.pgd", place)?;
-        match space.physical(tables) {
-            Some(root) if root.page_offset() == 0 => Ok(Some(AddressSpace::Root(self.mode, root))),
-            _ => Err(Error::Implausible {
-                what: "mm_struct.pgd",
-                address: place,
-                why: format!("{tables} is no page of page tables"),
-            }),
-        }
+        let root = task.mm.map(|mm| self.page_tables(memory, mm)).transpose()?;
+        Ok(root.map(|root| AddressSpace::Root(self.mode, root)))
     }
 
     /// A task's kernel stack: its low end and its size. That of one that has ended may be another's already.

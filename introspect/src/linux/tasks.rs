@@ -85,6 +85,8 @@ pub struct Task {
     pub state: TaskState,
     /// It is on a CPU at the moment (`on_cpu`).
     pub on_cpu: bool,
+    /// The CPU that it is on, or was on last, where this kernel says that (with more than one CPU).
+    pub cpu: Option<u32>,
     /// The low end of its kernel stack.
     pub stack: GuestVirtAddr,
     /// Where its registers are on that stack when it doesn't run (`thread.sp`).
@@ -109,6 +111,7 @@ struct Layout {
     sp: u64,
     mm: u64,
     on_cpu: Option<u64>,
+    cpu: Option<u64>,
     parent: Option<u64>,
     fs_base: Option<u64>,
     gs_base: Option<u64>,
@@ -136,6 +139,8 @@ impl Layout {
             sp: member("thread.sp")?,
             mm: member("mm")?,
             on_cpu: member("on_cpu").ok(),
+            // In thread_info from 5.16 on.
+            cpu: member("thread_info.cpu").or_else(|_| member("cpu")).ok(),
             parent: member("real_parent").ok(),
             fs_base: member("thread.fsbase").ok(),
             gs_base: member("thread.gsbase").ok(),
@@ -154,6 +159,7 @@ impl Layout {
             layout.sp,
             layout.mm,
             layout.on_cpu.unwrap_or(0),
+            layout.cpu.unwrap_or(0),
             layout.parent.unwrap_or(0),
             layout.fs_base.unwrap_or(0),
             layout.gs_base.unwrap_or(0),
@@ -257,6 +263,7 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         name: printable(&comm[..end], false),
         state: TaskState(word(layout.state.0, layout.state.1) as u32 | exit_state),
         on_cpu: layout.on_cpu.is_some_and(|offset| word(offset, 4) != 0),
+        cpu: layout.cpu.map(|offset| word(offset, 4) as u32),
         stack: GuestVirtAddr(word(layout.stack, 8)),
         stack_pointer: GuestVirtAddr(word(layout.sp, 8)),
         mm: (mm.0 != 0).then_some(mm),

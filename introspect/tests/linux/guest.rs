@@ -282,7 +282,8 @@ impl Machine {
     }
 }
 
-fn cache_folder() -> PathBuf {
+/// Where set-up puts what it fetches.
+pub fn cache_folder() -> PathBuf {
     let cache = std::env::var_os("KDD_CACHE").filter(|folder| !folder.is_empty());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     root.join(cache.map_or_else(|| PathBuf::from(".cache"), PathBuf::from))

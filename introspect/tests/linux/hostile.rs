@@ -6,8 +6,8 @@ use hv_core::introspect::{Introspect, MemoryRegion, ReadMemory};
 use hv_core::{Domain, GuestPhysAddr, GuestVirtAddr};
 use introspect::linux::{Guest, Linux, PageKind};
 use introspect::{AddressSpace, Target};
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,11 @@ fn ask(linux: &Linux, memory: &dyn ReadMemory) {
     let _ = linux.log(memory).map(|log| log.records.len());
     let _ = linux.crash(memory);
     let mut unwinder = linux.unwinder(memory);
-    for task in linux.tasks(memory).map_or_else(|_| Vec::new(), |walk| walk.items) {
+    let tasks = linux.tasks(memory).map_or_else(|_| Vec::new(), |walk| walk.items);
+    for mm in tasks.iter().take(200).filter_map(|task| task.mm) {
+        ask_process(linux, memory, mm);
+    }
+    for task in tasks {
         let _ = linux.user_registers(memory, &task);
         let _ = linux.user_space(memory, &task);
         if let Ok(registers) = linux.task_registers(memory, &task) {
@@ -87,6 +91,82 @@ fn ask(linux: &Linux, memory: &dyn ReadMemory) {
         reader.kinds(GuestPhysAddr(u64::MAX), &mut kinds[..3]);
     }
     let _ = linux.is_still_there(memory);
+}
+
+/// Asks for everything of a process.
+fn ask_process(linux: &Linux, memory: &dyn ReadMemory, mm: GuestVirtAddr) {
+    let mappings = linux.mappings(memory, mm).map(|walk| walk.items);
+    for mapping in mappings.unwrap_or_default().iter().take(20) {
+        let _ = mapping.file.map(|file| linux.file(memory, file));
+    }
+    if let Ok(Some(program)) = linux.program(memory, mm) {
+        let mut bytes = [0; 0x2001];
+        for offset in [0, 0x7fff, program.size.saturating_sub(1), u64::MAX] {
+            let _ = linux.read_file(memory, &program, offset, &mut bytes);
+        }
+    }
+    let _ = linux.auxiliary_vector(memory, mm);
+    let _ = linux.arguments(memory, mm);
+    let _ = linux
+        .page_tables(memory, mm)
+        .map(|tables| linux.user_page_tables(memory, tables));
+}
+
+/// Memory that notes what of it is read.
+struct Noting<'a>(&'a Domain, RefCell<BTreeSet<u64>>);
+
+impl ReadMemory for Noting<'_> {
+    fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> hv_core::introspect::Result<()> {
+        // Of larger reads the words that structures have, not the contents of files.
+        let words = (0..buffer.len().min(0x200) as u64).step_by(8);
+        self.1.borrow_mut().extend(words.map(|at| address.0 + at));
+        self.0.read_physical(address, buffer)
+    }
+    fn memory_regions(&self) -> Vec<MemoryRegion> {
+        self.0.memory_regions()
+    }
+}
+
+#[test]
+fn a_process_whose_structures_are_spoilt_ends_every_walk() {
+    for kind in [&guest::STABLE_FIXED, &guest::NEWER] {
+        let Some(machine) = Machine::new(kind) else {
+            return;
+        };
+        machine.paused(|domain| {
+            let linux = recognise(domain);
+            let init = linux.process(domain, "1").expect("tasks").expect("init");
+            let mm = init.mm.expect("a process");
+            let noting = Noting(domain, RefCell::default());
+            ask_process(&linux, &noting, mm);
+            let places: Vec<u64> = noting.1.into_inner().into_iter().collect();
+            assert!(places.len() > 100, "{}", places.len());
+            let random = Random(Cell::new(0x9e37_79b9_7f4a_7c15));
+            for case in 0..400 {
+                let spoil = |_| {
+                    let place = places[random.below(places.len() as u64) as usize];
+                    let mut word = [0; 8];
+                    domain
+                        .read_physical(GuestPhysAddr(place), &mut word)
+                        .expect("it was read");
+                    let other = places[random.below(places.len() as u64) as usize];
+                    let word = match random.below(6) {
+                        0 => 0,
+                        1 => u64::MAX,
+                        2 => random.next(),
+                        3 => u64::from_le_bytes(word) ^ 1 << random.below(64),
+                        4 => u64::from_le_bytes(word).wrapping_add(8 << random.below(10)),
+                        _ => linux.regions().direct_map.0.wrapping_add(other),
+                    };
+                    (place, word)
+                };
+                let words = (0..1 + random.below(3)).map(spoil).collect();
+                let start = Instant::now();
+                ask_process(&linux, &Spoilt { domain, words }, mm);
+                assert!(start.elapsed() < LIMIT, "case {case}");
+            }
+        });
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod hostile;
 mod inferred;
 mod modules;
 mod pages;
+mod processes;
 mod recognise;
 mod registers;
 mod stack;

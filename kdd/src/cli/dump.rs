@@ -1,16 +1,12 @@
 //! `kdd dump`: a crash dump of a domain, to a file or to standard output.
 
-use super::common::{Common, absolute, unexpected};
+use super::common::{Common, unexpected};
+use super::destination::Destination;
 use super::output;
 use crate::Failure;
 use crate::control::message::{Compression, DumpFormat, DumpReport, DumpRequest, Progress, Reply, Request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Write a crash dump of a domain
@@ -52,20 +48,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn execute(args: Args) -> Result<(), Failure> {
-    // The service's /dev/stdout is another one.
-    let to_stdout = [Path::new("-"), Path::new("/dev/stdout")].contains(&&*args.output);
-    if to_stdout && io::stdout().is_terminal() {
-        return Err(Failure::new(
-            "dump",
-            "standard output is a terminal",
-            "name a file, or send it to a program",
-        ));
-    }
-    let pipe = to_stdout.then(StdoutPipe::make).transpose()?;
-    let path = match &pipe {
-        Some(pipe) => pipe.path(),
-        None => absolute(args.output.clone())?,
-    };
+    let output = Destination::new("dump", &args.output)?;
+    let to_stdout = output.is_stdout();
+    let path = output.path();
     let mut bar = Bar::new(args.common.json);
     let request = DumpRequest {
         domain: args.domain,
@@ -83,7 +68,7 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
         .client()?
         .ask_and_watch(Request::Dump(Box::new(request)), |progress| bar.show(&progress));
     bar.clear();
-    let copied = pipe.map_or(Ok(()), StdoutPipe::finish);
+    let copied = output.finish();
     let report = match asked? {
         Reply::Dumped(report) => report,
         other => return Err(unexpected(&other)),
@@ -195,79 +180,6 @@ fn line(done: u64, total: u64, seconds: f64) -> String {
         ".".repeat(WIDTH as usize - filled),
         rate / f64::from(1 << 20)
     )
-}
-
-/// A named pipe that the service writes to, and a thread that copies it to standard output.
-struct StdoutPipe {
-    folder: tempfile::TempDir,
-    over: Arc<AtomicBool>,
-    copier: std::thread::JoinHandle<io::Result<()>>,
-}
-
-impl StdoutPipe {
-    fn make() -> Result<StdoutPipe, Failure> {
-        let failed = |error: io::Error| Failure::new("standard output", error, "name a file instead");
-        let folder = tempfile::Builder::new()
-            .prefix("kdd-dump-")
-            .tempdir()
-            .map_err(failed)?;
-        let path = folder.path().join("pipe");
-        let mode = Mode::RUSR | Mode::WUSR;
-        mknodat(CWD, &path, FileType::Fifo, mode, 0).map_err(|e| failed(e.into()))?;
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let reader: File = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(|e| failed(e.into()))?
-            .into();
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = over.clone();
-        let copier = std::thread::Builder::new()
-            .name("copier".into())
-            .spawn(move || copy(reader, &is_over))
-            .map_err(failed)?;
-        Ok(StdoutPipe { folder, over, copier })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("pipe")
-    }
-
-    /// Waits until all is copied.
-    fn finish(self) -> Result<(), Failure> {
-        self.over.store(true, Ordering::Release);
-        let copied = self
-            .copier
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the copier broke off")));
-        copied.map_err(|error| Failure::new("standard output", error, "send it somewhere else"))
-    }
-}
-
-/// Copies until the writer has gone; `over` says that there will be none any more.
-fn copy(mut reader: File, over: &AtomicBool) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    let mut buffer = vec![0; 1 << 16];
-    let mut begun = false;
-    loop {
-        let was_over = over.load(Ordering::Acquire);
-        let limit = Timespec {
-            tv_sec: 0,
-            tv_nsec: 100_000_000,
-        };
-        let ready = poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&limit))?;
-        if ready == 0 && !was_over {
-            continue;
-        }
-        match reader.read(&mut buffer) {
-            Ok(0) if begun || was_over => return stdout.flush(),
-            Ok(0) => {}
-            Ok(read) => {
-                begun = true;
-                stdout.write_all(&buffer[..read])?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Add a gdb endpoint to a domain, and print the lines that attach to it
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:\n  kdd gdb linux --listen 127.0.0.1:1234")]
+#[command(after_help = "Example:\n  kdd gdb linux --listen 127.0.0.1:1234\n  kdd gdb linux --process nginx")]
 pub(super) struct Args {
     /// The domain's name or id
     #[arg(value_name = "DOM")]
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Where: HOST:PORT, tcp:HOST:PORT or unix:PATH; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: ListenAddress,
+    /// Debug one process of a Linux guest, by its pid or its name
+    #[arg(long, value_name = "PROCESS")]
+    process: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -26,6 +29,7 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     let request = Request::Gdb {
         domain: args.domain,
         listen: absolute_listen(args.listen)?,
+        process: args.process,
     };
     match args.common.ask(request)? {
         Reply::Listening(endpoint) if args.common.json => output::print_json(&endpoint),

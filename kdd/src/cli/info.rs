@@ -74,12 +74,26 @@ fn text(info: &DomainInfo, verbose: bool) -> String {
     if let Some(os) = &info.os {
         line("os", &os.name);
         let pdb = os.pdb.as_ref().map(|pdb| format!(", {pdb}"));
-        line(
-            "kernel",
-            &format!("{}{}", os.kernel_base, pdb.unwrap_or_default()),
-        );
-        if let Some(bugcheck) = &os.bugcheck {
-            line("bugcheck", bugcheck);
+        let slide = os.kernel_slide.map(|slide| format!(", moved by {slide}"));
+        let kernel = format!("{}{}", os.kernel_base, pdb.or(slide).unwrap_or_default());
+        line("kernel", &kernel);
+        for (name, text) in [
+            ("banner", &os.banner),
+            ("command line", &os.command_line),
+            ("bugcheck", &os.bugcheck),
+            ("panic", &os.panic),
+            ("oops", &os.oops),
+            ("tainted", &os.taint),
+        ] {
+            if let Some(text) = text {
+                line(name, text);
+            }
+        }
+        if let Some(uptime) = os.uptime_ms {
+            line(
+                "os uptime",
+                &format!("{:.3} s, by its own clock", uptime as f64 / 1e3),
+            );
         }
         for step in os.recognition.iter().filter(|_| verbose) {
             let found = if step.found { "" } else { "not found: " };

@@ -42,6 +42,9 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
 pub(super) fn print_endpoint(endpoint: &EndpointInfo) -> Result<(), Failure> {
     warn_if_open(endpoint);
     let mut text = String::new();
+    if let Some(pid) = endpoint.process {
+        text += &format!("{:<6} {pid}\n", "pid");
+    }
     for (debugger, line) in attach_lines(endpoint) {
         text += &format!("{debugger:<6} {line}\n");
     }
@@ -86,6 +89,7 @@ mod tests {
     fn lines_are_ready_to_paste() {
         let lines = |protocol: &str, address: &str| {
             let endpoint = EndpointInfo {
+                process: None,
                 protocol: protocol.into(),
                 address: address.parse().unwrap(),
             };

@@ -70,9 +70,9 @@ struct Place {
     /// The domain's name or id
     #[arg(value_name = "DOM")]
     domain: String,
-    /// The address, in hex: virtual, as the vCPU sees it
-    #[arg(value_name = "ADDR", value_parser = parse::address)]
-    address: u64,
+    /// The address, in hex: virtual, as the vCPU sees it; or a symbol of the kernel: do_exit+0x10
+    #[arg(value_name = "ADDR")]
+    address: parse::Place,
     /// The address is guest-physical
     #[arg(long, conflicts_with = "vcpu")]
     phys: bool,
@@ -92,15 +92,34 @@ impl Place {
 
     /// The range must fit the address space.
     fn check(&self, length: u64) -> Result<(), Failure> {
+        if matches!(self.address, parse::Place::Symbol { .. }) && self.phys {
+            return Err(Failure::new(
+                format_args!("memory at {}", self.address),
+                "a symbol has no physical address",
+                "leave --phys out, or ask 'kdd translate'",
+            )
+            .of_kind(FailureKind::Usage));
+        }
         if length == 0 || self.address.checked_add(length - 1).is_some() {
             return Ok(());
         }
         Err(Failure::new(
-            format_args!("memory at {:#x}", self.address),
+            format_args!("memory at {}", self.address),
             format_args!("{length} bytes from there go past the end of the address space"),
             "give a smaller LEN",
         )
         .of_kind(FailureKind::Usage))
+    }
+
+    /// So many bytes behind its start.
+    fn after(&self, done: u64) -> Result<parse::Place, Failure> {
+        self.address.checked_add(done).ok_or_else(|| {
+            Failure::new(
+                format_args!("memory at {}", self.address),
+                "the address space ends",
+                "give a smaller LEN",
+            )
+        })
     }
 
     fn stopped(&self, what: &str, done: u64, wanted: u64, why: &str) -> Failure {
@@ -131,18 +150,17 @@ fn read(args: &ReadArgs) -> Result<(), Failure> {
     let mut sink = None;
     let mut done = 0;
     loop {
-        let address = args.place.address.wrapping_add(done);
         let reply = client.ask(Request::ReadMemory {
             domain: args.place.domain.clone(),
             space: args.place.space(),
-            address: address.into(),
+            address: args.place.after(done)?,
             length: (args.length - done).min(MAX_MEMORY),
         });
-        let (bytes, mut stopped) = match reply {
-            Ok(Reply::Memory(dump)) => (dump.bytes.0, dump.stopped),
+        let (address, bytes, mut stopped) = match reply {
+            Ok(Reply::Memory(dump)) => (dump.address.low(), dump.bytes.0, dump.stopped),
             Ok(other) => return Err(unexpected(&other)),
             Err(failure) if done > 0 && failure.kind == FailureKind::Failed => {
-                (Vec::new(), Some(failure.why))
+                (0, Vec::new(), Some(failure.why))
             }
             Err(failure) => return Err(failure),
         };
@@ -183,7 +201,7 @@ fn write(args: WriteArgs) -> Result<(), Failure> {
         let reply = client.ask(Request::WriteMemory {
             domain: args.place.domain.clone(),
             space: args.place.space(),
-            address: args.place.address.wrapping_add(done).into(),
+            address: args.place.after(done)?,
             bytes: HexBytes(chunk.to_vec()),
         });
         let stopped = match reply {

@@ -6,6 +6,8 @@
 mod common;
 mod completions;
 mod create;
+mod destination;
+mod dmesg;
 mod dump;
 mod dump_info;
 mod fork;
@@ -25,6 +27,7 @@ mod run;
 mod save;
 mod serve;
 mod state;
+mod symbols;
 mod threads;
 mod translate;
 mod watch;
@@ -79,6 +82,8 @@ enum Command {
     Ps(ps::Args),
     Modules(modules::Args),
     Threads(threads::Args),
+    Dmesg(dmesg::Args),
+    Symbols(symbols::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -121,6 +126,8 @@ fn execute(command: Command, verbose: u8) -> Result<u8, Failure> {
         Command::Ps(args) => ps::execute(args).map(done),
         Command::Modules(args) => modules::execute(args).map(done),
         Command::Threads(args) => threads::execute(args).map(done),
+        Command::Dmesg(args) => dmesg::execute(args).map(done),
+        Command::Symbols(args) => symbols::execute(args).map(done),
         Command::Completions(args) => completions::execute(&args).map(done),
         Command::Man(args) => man::execute(&args).map(done),
     }
@@ -184,6 +191,9 @@ mod tests {
             "kdd gdb x --listen nowhere",
             "kdd kd x --listen connect:5",
             "kdd fork x --count 0",
+            "kdd translate x 0xnothing",
+            "kdd symbols x do_exit --elf f",
+            "kdd symbols x --force",
         ];
         for line in refused {
             let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
@@ -205,6 +215,9 @@ mod tests {
             "kdd mem read x fffff803`12400000 0x100 --phys -o f",
             "kdd mem write x ffffffff81000000 90 90cc",
             "kdd completions bash",
+            "kdd translate x do_sys_openat2+0x10",
+            "kdd mem read x nt!KeBugCheckEx 16",
+            "kdd symbols x --elf - --force",
         ];
         for line in accepted {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {

@@ -4,7 +4,7 @@ use super::common::{Common, VcpuOption, unexpected};
 use super::output;
 use crate::Failure;
 use crate::control::message::{Reply, Request, TranslationDump};
-use crate::parse;
+use crate::parse::Place;
 use std::fmt::Write;
 
 /// Walk the page tables for a virtual address, and show each level
@@ -15,9 +15,9 @@ pub(super) struct Args {
     /// The domain's name or id
     #[arg(value_name = "DOM")]
     domain: String,
-    /// The address, in hex
-    #[arg(value_name = "ADDR", value_parser = parse::address)]
-    address: u64,
+    /// The address, in hex, or a symbol of the kernel: do_exit+0x10
+    #[arg(value_name = "ADDR")]
+    address: Place,
     #[command(flatten)]
     vcpu: VcpuOption,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     let request = Request::Translate {
         domain: args.domain,
         vcpu: args.vcpu.vcpu,
-        address: args.address.into(),
+        address: args.address,
     };
     let dump = match args.common.ask(request)? {
         Reply::Translation(dump) => dump,

@@ -12,7 +12,7 @@ pub fn address(text: &str) -> Result<u64, String> {
     let digits: String = bare.chars().filter(|c| *c != '`').collect();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(format!(
-            "'{text}' is no address: write it in hex, with or without 0x (symbols are not known for this guest)"
+            "'{text}' is no address: write it in hex, with or without 0x"
         ));
     }
     u64::from_str_radix(&digits, 16).map_err(|_| format!("'{text}' is more than 64 bits"))

@@ -7,6 +7,7 @@ mod address;
 mod console_target;
 mod kd_address;
 mod name;
+mod place;
 mod size;
 
 pub use address::{address, hex_bytes, port};
@@ -14,6 +15,7 @@ pub use console_target::ConsoleTarget;
 pub use endpoint::ListenAddress;
 pub use kd_address::KdAddress;
 pub use name::{domain_name, looks_like_an_id};
+pub use place::Place;
 pub use size::{length, memory_size};
 
 /// Implements serde for a type that is written as its `Display` and read by its `FromStr`.

@@ -67,9 +67,15 @@ impl ControlSession {
                     .retain(|held| held.managed().domain().id() != managed.domain().id());
                 service.destroy(&managed).map(done)
             }
-            Request::Gdb { domain, listen } => {
+            Request::Gdb {
+                domain,
+                listen,
+                process,
+            } => {
                 let managed = service.find(&domain)?;
-                service.listen(&managed, &listen).map(Reply::Listening)
+                service
+                    .listen(&managed, &listen, process.as_deref())
+                    .map(Reply::Listening)
             }
             Request::Kd { domain, listen } => {
                 let managed = service.find(&domain)?;
@@ -105,7 +111,9 @@ impl ControlSession {
                 length,
             } => {
                 let managed = service.find(&domain)?;
-                managed.read_memory(space, address, length).map(Reply::Memory)
+                let symbols = &service.symbols;
+                let read = managed.read_memory(symbols, space, &address, length);
+                read.map(Reply::Memory)
             }
             Request::WriteMemory {
                 domain,
@@ -114,7 +122,7 @@ impl ControlSession {
                 bytes,
             } => {
                 let managed = service.find(&domain)?;
-                let (bytes, stopped) = managed.write_memory(space, address, &bytes.0)?;
+                let (bytes, stopped) = managed.write_memory(&service.symbols, space, &address, &bytes.0)?;
                 Ok(Reply::Written { bytes, stopped })
             }
             Request::Processes { domain } => {
@@ -129,13 +137,28 @@ impl ControlSession {
                 let managed = service.find(&domain)?;
                 managed.guest_threads(&service.symbols, pid).map(Reply::Threads)
             }
+            Request::Log { domain, skip } => {
+                let managed = service.find(&domain)?;
+                managed.guest_log(&service.symbols, skip).map(Reply::Log)
+            }
+            Request::Symbols { domain, find, skip } => {
+                let managed = service.find(&domain)?;
+                let found = managed.guest_symbols(&service.symbols, find.as_deref(), skip);
+                found.map(Reply::Symbols)
+            }
+            Request::SymbolFile { domain, path, force } => {
+                let managed = service.find(&domain)?;
+                let written = service.write_symbol_file(&managed, &path, force, caller);
+                written.map(Reply::SymbolFile)
+            }
             Request::Translate {
                 domain,
                 vcpu,
                 address,
             } => {
                 let managed = service.find(&domain)?;
-                managed.translate(vcpu, address).map(Reply::Translation)
+                let symbols = &service.symbols;
+                managed.translate(symbols, vcpu, &address).map(Reply::Translation)
             }
         }
     }

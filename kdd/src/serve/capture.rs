@@ -8,22 +8,20 @@
 //! domain that is dumped live stands still only while it is forked.
 
 use super::kernel::Kernel;
+use super::output::{Output, cannot_write};
 use super::pause::Held;
-use super::pipe::Pipe;
 use super::{Managed, Service};
 use crate::Failure;
 use crate::control::caller::Caller;
 use crate::control::message::{Compression, DumpFormat, DumpReport, DumpRequest, Progress};
 use dump::linux::{KeepAll, KernelImage, LinuxFacts, PageFilter};
-use dump::{Error, NewFile, Observer, PAGE_SIZE, Pfn, Sink, Source, Stream, Written, elf, kdump, windows};
+use dump::{Error, NewFile, Observer, PAGE_SIZE, Pfn, Sink, Source, Written, elf, kdump, windows};
 use hv_core::VcpuId;
 use hv_core::introspect::{DomainState, Introspect};
 use hv_core::regs::Registers;
 use introspect::linux::{Linux, PageKinds};
 use introspect::windows::{Arch, Bugcheck, Guest, Windows};
-use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,11 +39,11 @@ impl Service {
         let managed = self.find(&request.domain)?;
         let what = format!("dump {}", request.path.display());
         let wanted = || !caller.is_gone() && !self.shutdown().is_triggered();
-        let mut output = Output::create(&request.path, request.force, &wanted)?;
+        let mut output = Output::create("dump", &request.path, request.force, &wanted)?;
         // Symbols are looked for while the guest runs.
-        let windows = managed.known_windows(&self.symbols);
+        let known = managed.known_kernel(&self.symbols);
         let subject = Subject::take(&managed, request.live)?;
-        let system = System::recognise(subject.domain(), windows.map(Kernel::Windows));
+        let system = System::recognise(subject.domain(), known);
         let options = Options {
             format: request
                 .format
@@ -516,68 +514,5 @@ impl Observer for Watcher<'_> {
             });
         }
         ControlFlow::Continue(())
-    }
-}
-
-/// Where it goes.
-enum Output<'a> {
-    File(NewFile),
-    Pipe(Stream<Pipe<'a>>),
-}
-
-impl<'a> Output<'a> {
-    fn create(path: &Path, force: bool, wanted: &'a dyn Fn() -> bool) -> Result<Output<'a>, Failure> {
-        let is_pipe = path.metadata().is_ok_and(|facts| facts.file_type().is_fifo());
-        let output = if is_pipe {
-            Pipe::open(path, wanted)
-                .map(|pipe| Output::Pipe(Stream(pipe)))
-                .map_err(Error::io(path.display().to_string()))
-        } else {
-            NewFile::create(path, force).map(Output::File)
-        };
-        output.map_err(|error| cannot_write(&format!("dump {}", path.display()), &error))
-    }
-
-    fn sink(&mut self) -> &mut dyn Sink {
-        match self {
-            Output::File(file) => file,
-            Output::Pipe(pipe) => pipe,
-        }
-    }
-
-    fn commit(self, wanted: &dyn Fn() -> bool) -> dump::Result<()> {
-        match self {
-            Output::File(file) => file.commit_if(wanted),
-            Output::Pipe(_) => Ok(()),
-        }
-    }
-}
-
-/// What a failed write means to a user.
-pub(super) fn cannot_write(what: &str, error: &Error) -> Failure {
-    let hint = match error {
-        Error::Exists(_) => "choose another name, or add --force",
-        Error::Io { source, .. } => write_hint(source),
-        Error::Cancelled => "nothing was written",
-        Error::WrongGuest(_) | Error::Unsupported(_) => "choose another --format",
-        _ => "nothing was written; try again",
-    };
-    let why = match error {
-        Error::Exists(_) => "the file exists".to_owned(),
-        Error::Io { source, .. } => source.to_string(),
-        error => error.to_string(),
-    };
-    Failure::new(what, why, hint)
-}
-
-/// What to do about a place that can't be written.
-fn write_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "make the directory first",
-        io::ErrorKind::PermissionDenied => "choose a place that the service's user may write",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or choose another disk",
-        io::ErrorKind::IsADirectory => "name a file in it",
-        io::ErrorKind::BrokenPipe => "the reader has gone: nothing is complete",
-        _ => "choose another place",
     }
 }

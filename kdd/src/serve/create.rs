@@ -70,7 +70,7 @@ impl Service {
         let managed = self.adopt(managed);
         managed.connect_console();
         for address in &request.gdb {
-            if let Err(failure) = self.listen(&managed, address) {
+            if let Err(failure) = self.listen(&managed, address, None) {
                 let _ = self.destroy(&managed);
                 return Err(failure);
             }

@@ -23,22 +23,28 @@ enum Server {
 }
 
 impl Service {
-    /// Adds a gdb endpoint to a domain; the address that is really bound comes back.
+    /// Adds a gdb endpoint to a domain, for the whole guest or one process of it; the address that is really bound comes back.
     ///
     /// # Errors
-    /// The address can't be had.
+    /// The address can't be had, or there is no such process.
     pub fn listen(
         self: &Arc<Self>,
-        managed: &Managed,
+        managed: &Arc<Managed>,
         listen: &ListenAddress,
+        process: Option<&str>,
     ) -> Result<EndpointInfo, Failure> {
-        let listening = server::listen_with(managed.target().clone(), listen.clone(), self.options());
+        let process = process.map(|name| managed.linux_process(name)).transpose()?;
+        let options = Options {
+            process,
+            ..self.options()
+        };
+        let listening = server::listen_with(managed.target().clone(), listen.clone(), options);
         let endpoint = self
             .complete(listening)
             .map_err(|error| cannot_listen("gdb", listen, &error))?;
         let address = endpoint.address.clone();
         let server = Server::Gdb { _endpoint: endpoint };
-        Ok(managed.add_endpoint("gdb", address.into(), server))
+        Ok(managed.add_endpoint("gdb", address.into(), process, server))
     }
 
     /// Adds an endpoint for WinDbg and kd; the address that is really bound comes back.
@@ -53,7 +59,7 @@ impl Service {
             .map_err(|error| cannot_listen("kd", listen, &error))?;
         let address = endpoint.address.clone();
         let server = Server::Kd { _endpoint: endpoint };
-        Ok(managed.add_endpoint("kd", address, server))
+        Ok(managed.add_endpoint("kd", address, None, server))
     }
 
     /// Waits for what the service's runtime does. A debugger's command comes here from the runtime of its own session,
@@ -79,15 +85,24 @@ impl Service {
                 Some(service) => service.adopt_fork(child).map_err(|failure| failure.why),
                 None => Err("the service is stopping".into()),
             })),
+            symbols: self.symbol_files.clone(),
+            process: None,
         }
     }
 }
 
 impl Managed {
-    fn add_endpoint(&self, protocol: &str, address: KdAddress, server: Server) -> EndpointInfo {
+    fn add_endpoint(
+        &self,
+        protocol: &str,
+        address: KdAddress,
+        process: Option<u32>,
+        server: Server,
+    ) -> EndpointInfo {
         let info = EndpointInfo {
             protocol: protocol.into(),
             address,
+            process,
         };
         if info.address.is_open_to_others() {
             tracing::info!(address = %info.address, "a {protocol} endpoint is open to other machines");

@@ -76,7 +76,7 @@ impl Service {
         ));
         let listening = self
             .start(&child, true)
-            .and_then(|()| self.listen(&child, &ListenAddress::LOOPBACK));
+            .and_then(|()| self.listen(&child, &ListenAddress::LOOPBACK, None));
         match listening {
             Ok(endpoint) => Ok(format!(
                 "'{}' ({}) waits for its debugger: target remote {}",

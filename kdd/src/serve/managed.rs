@@ -2,8 +2,8 @@
 
 use super::console::ConsoleSink;
 use super::endpoint::Endpoint;
+use super::kernel::Known;
 use super::lock;
-use super::windows::Known;
 use crate::parse::ConsoleTarget;
 use hv_core::Registration;
 use hv_core::domain::Hardware;
@@ -35,8 +35,8 @@ pub struct Managed {
     subscription: Option<SubscriptionId>,
     lifecycle: Arc<watch::Sender<Lifecycle>>,
     pub(super) endpoints: Mutex<Vec<Endpoint>>,
-    /// The Windows that was last recognised in it.
-    pub(super) windows: Mutex<Known>,
+    /// The operating system that was last recognised in it.
+    pub(super) known: Mutex<Known>,
     /// Pauses that the operator made with `kdd pause`; and the one it is created with, until it is started.
     pub(super) operator_pauses: Mutex<u32>,
     /// Its name, if the hypervisor doesn't keep it.
@@ -69,7 +69,7 @@ impl Managed {
             subscription,
             lifecycle,
             endpoints: Mutex::default(),
-            windows: Mutex::default(),
+            known: Mutex::default(),
             operator_pauses: Mutex::new(operator_pauses),
             registration: None,
         }

@@ -5,10 +5,12 @@ use super::pause::Plain;
 use crate::Failure;
 use crate::control::hex::{Hex, HexBytes};
 use crate::control::message::{MAX_MEMORY, MemoryDump, MemorySpace, TranslationDump, WalkEntry};
+use crate::parse::Place;
 use hv_core::{GuestVirtAddr, VcpuId};
 use introspect::{AddressSpace, Level};
 use std::fmt;
 use std::sync::Arc;
+use symbols::SymbolPath;
 
 const HINT: &str = "'kdd translate' shows what is mapped there";
 const PHYSICAL_HINT: &str = "'kdd info' says how much memory there is";
@@ -17,12 +19,12 @@ impl Managed {
     /// Reads up to the first byte that isn't there. With none at all it is a failure.
     pub(super) fn read_memory(
         self: &Arc<Self>,
+        symbols: &SymbolPath,
         space: MemorySpace,
-        address: Hex,
+        place: &Place,
         length: u64,
     ) -> Result<MemoryDump, Failure> {
-        let start = checked(address, length)?;
-        let space = self.address_space(space)?;
+        let (start, space) = self.range(symbols, space, place, length)?;
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         let _held = self.hold()?;
         let mut done = 0;
@@ -41,7 +43,7 @@ impl Managed {
         }
         bytes.truncate(done);
         Ok(MemoryDump {
-            address,
+            address: start.0.into(),
             bytes: HexBytes(bytes),
             stopped,
         })
@@ -50,12 +52,12 @@ impl Managed {
     /// Writes up to the first byte that isn't there: how many, and why no more. With none at all it is a failure.
     pub(super) fn write_memory(
         self: &Arc<Self>,
+        symbols: &SymbolPath,
         space: MemorySpace,
-        address: Hex,
+        place: &Place,
         bytes: &[u8],
     ) -> Result<(u64, Option<String>), Failure> {
-        let start = checked(address, bytes.len() as u64)?;
-        let space = self.address_space(space)?;
+        let (start, space) = self.range(symbols, space, place, bytes.len() as u64)?;
         let _held = self.hold()?;
         let mut done = 0;
         while done < bytes.len() {
@@ -71,8 +73,14 @@ impl Managed {
     }
 
     /// Walks the page tables of a vCPU. An address that isn't mapped is an answer, not a failure.
-    pub(super) fn translate(self: &Arc<Self>, vcpu: u32, address: Hex) -> Result<TranslationDump, Failure> {
-        let at = checked(address, 0)?;
+    pub(super) fn translate(
+        self: &Arc<Self>,
+        symbols: &SymbolPath,
+        vcpu: u32,
+        place: &Place,
+    ) -> Result<TranslationDump, Failure> {
+        let (at, _) = self.resolve(symbols, place)?;
+        let address = Hex::from(at.0);
         let space = self.address_space(MemorySpace::Vcpu(vcpu))?;
         let _held = self.hold()?;
         Ok(match self.target().translate(space, at) {
@@ -91,6 +99,27 @@ impl Managed {
                 stopped: Some(error.fault.to_string()),
             },
         })
+    }
+
+    /// Where a range begins that fits the address space and one message, and in which address space it is.
+    fn range(
+        self: &Arc<Self>,
+        symbols: &SymbolPath,
+        space: MemorySpace,
+        place: &Place,
+        length: u64,
+    ) -> Result<(GuestVirtAddr, AddressSpace), Failure> {
+        let chosen = self.address_space(space)?;
+        if let (MemorySpace::Physical, Place::Symbol { .. }) = (space, place) {
+            return Err(self.failure(
+                &Plain("a symbol has no physical address"),
+                "'kdd translate' says where it is mapped",
+            ));
+        }
+        let (start, own) = self.resolve(symbols, place)?;
+        checked(start, length)?;
+        // The page tables that a vCPU has in use in user mode may leave the kernel out.
+        Ok((start, own.unwrap_or(chosen)))
     }
 
     fn address_space(&self, space: MemorySpace) -> Result<AddressSpace, Failure> {
@@ -130,10 +159,8 @@ fn hint(space: AddressSpace) -> &'static str {
 }
 
 /// The range fits the address space and one message.
-fn checked(address: Hex, length: u64) -> Result<GuestVirtAddr, Failure> {
-    let wrong = |why: &dyn fmt::Display, hint| Failure::new(format_args!("memory at {address}"), why, hint);
-    let start = u64::try_from(address.0)
-        .map_err(|_| wrong(&Plain("an address has 64 bits"), "choose a lower one"))?;
+fn checked(start: GuestVirtAddr, length: u64) -> Result<(), Failure> {
+    let wrong = |why: &dyn fmt::Display, hint| Failure::new(format_args!("memory at {start}"), why, hint);
     if length > MAX_MEMORY {
         return Err(wrong(
             &format_args!("{length} bytes in one request"),
@@ -146,5 +173,5 @@ fn checked(address: Hex, length: u64) -> Result<GuestVirtAddr, Failure> {
             "ask for fewer",
         ));
     }
-    Ok(GuestVirtAddr(start))
+    Ok(())
 }

@@ -20,13 +20,17 @@ mod fork;
 mod guest_crash;
 mod guest_files;
 mod kernel;
+mod linux;
+mod list;
 mod managed;
 mod memory;
+mod output;
 mod pause;
 mod pipe;
 mod registers;
 mod save;
 mod shutdown;
+mod symbol_file;
 mod watch;
 mod windows;
 
@@ -40,6 +44,7 @@ use hv_core::{DomId, Hypervisor, HypervisorError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use symbols::SymbolPath;
+use symbols::synthetic::cache::Cache;
 use tokio::runtime::Handle;
 
 /// Owns everything that a service has.
@@ -50,6 +55,20 @@ pub struct Service {
     runtime: Handle,
     /// Where symbols of guests are looked for.
     symbols: SymbolPath,
+    /// Where symbol files of Linux guests are kept.
+    symbol_files: Option<Arc<Cache>>,
+}
+
+/// The user's folder; without it the files are made anew each time.
+fn symbol_files() -> Option<Arc<Cache>> {
+    let folder = Cache::user_folder()?;
+    match Cache::open(&folder) {
+        Ok(cache) => Some(Arc::new(cache)),
+        Err(error) => {
+            tracing::warn!(%error, folder = %folder.display(), "symbol files of Linux guests aren't kept");
+            None
+        }
+    }
 }
 
 /// The user's symbol path, `_NT_SYMBOL_PATH`.
@@ -74,6 +93,7 @@ impl Service {
             shutdown: Shutdown::default(),
             runtime,
             symbols: symbol_path(),
+            symbol_files: symbol_files(),
         })
     }
 

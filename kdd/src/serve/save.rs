@@ -1,6 +1,6 @@
 //! A domain's state to a file: a new file beside it, which takes its name when it is whole.
 
-use super::capture::cannot_write;
+use super::output::cannot_write;
 use super::{Managed, Service, Shutdown};
 use crate::Failure;
 use dump::NewFile;

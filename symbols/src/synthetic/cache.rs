@@ -22,6 +22,8 @@ const HEADER: usize = 8 + 4 + 4 + 8 + 8 + 32 + 32;
 const MAX_FILES: usize = 16;
 const MAX_BYTES: u64 = 1 << 30;
 const SUFFIX: &str = ".symbols";
+/// Of files for debuggers.
+const EXPORT_SUFFIX: &str = ".elf";
 
 /// What a file is made of, wherever the kernel is in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,17 +144,38 @@ impl Cache {
         fingerprint: Fingerprint,
         file: &SymbolFile,
     ) -> io::Result<()> {
+        let addresses: Vec<u8> = file.moving.iter().flat_map(|at| at.to_le_bytes()).collect();
+        let header = header(fingerprint, file, &addresses);
+        let path = self.path(build_id, fingerprint);
+        self.replace(&path, &[&header, &addresses, &file.bytes])?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Writes the file as debuggers read it, under a name of the caller's in this folder, in place of what has that name.
+    ///
+    /// # Errors
+    /// What the file system says; a name that is none.
+    pub fn export(&self, name: &str, file: &SymbolFile) -> io::Result<PathBuf> {
+        if name.contains('/') || name.starts_with('.') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no file name"));
+        }
+        let path = self.folder.join(format!("{name}{EXPORT_SUFFIX}"));
+        self.replace(&path, &[file.bytes()])?;
+        self.tidy();
+        Ok(path)
+    }
+
+    /// Writes a file whole, or not at all.
+    fn replace(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let draft = self.folder.join(format!("draft-{}-{number}", std::process::id()));
-        let written = write(&draft, fingerprint, file)
-            .and_then(|()| fs::rename(&draft, self.path(build_id, fingerprint)));
+        let written = write(&draft, parts).and_then(|()| fs::rename(&draft, path));
         if written.is_err() {
             let _ = fs::remove_file(&draft);
         }
-        written?;
-        self.tidy();
-        Ok(())
+        written
     }
 
     fn path(&self, build_id: Option<&[u8]>, fingerprint: Fingerprint) -> PathBuf {
@@ -170,7 +193,13 @@ impl Cache {
         };
         let mut files: Vec<_> = entries
             .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().ends_with(SUFFIX))
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                [SUFFIX, EXPORT_SUFFIX]
+                    .iter()
+                    .any(|suffix| name.ends_with(suffix))
+            })
             .filter_map(|entry| {
                 let meta = entry.metadata().ok().filter(|meta| meta.is_file())?;
                 Some((meta.modified().ok()?, meta.len(), entry.path()))
@@ -192,13 +221,16 @@ fn is_ours(meta: &fs::Metadata) -> bool {
     meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o022 == 0
 }
 
-fn write(path: &Path, fingerprint: Fingerprint, file: &SymbolFile) -> io::Result<()> {
-    let addresses: Vec<u8> = file.moving.iter().flat_map(|at| at.to_le_bytes()).collect();
+fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut out = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
+    parts.iter().try_for_each(|part| out.write_all(part))
+}
+
+fn header(fingerprint: Fingerprint, file: &SymbolFile, addresses: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(HEADER);
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&FORMAT.to_le_bytes());
@@ -206,12 +238,9 @@ fn write(path: &Path, fingerprint: Fingerprint, file: &SymbolFile) -> io::Result
     header.extend_from_slice(&(file.bytes.len() as u64).to_le_bytes());
     header.extend_from_slice(&file.base.to_le_bytes());
     header.extend_from_slice(&fingerprint.0);
-    let sum = checksum(&header, &addresses, &file.bytes);
+    let sum = checksum(&header, addresses, &file.bytes);
     header.extend_from_slice(&sum);
-    for part in [&header, &addresses, &file.bytes] {
-        out.write_all(part)?;
-    }
-    Ok(())
+    header
 }
 
 fn checksum(header: &[u8], addresses: &[u8], bytes: &[u8]) -> [u8; 32] {

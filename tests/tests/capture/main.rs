@@ -85,7 +85,13 @@ impl Guest {
     /// The NT-shaped guest at its prompt.
     #[track_caller]
     fn nt() -> Option<(&'static NtGuest, Guest)> {
-        let guest = nt_guest(PROFILE, 2)?;
+        Guest::nt_like(PROFILE)
+    }
+
+    /// The same in the shape of another Windows version.
+    #[track_caller]
+    fn nt_like(profile: &str) -> Option<(&'static NtGuest, Guest)> {
+        let guest = nt_guest(profile, 2)?;
         Some((guest, Guest::create(&["--restore", &text(guest.saved())])))
     }
 

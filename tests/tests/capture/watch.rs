@@ -4,7 +4,7 @@ use super::{Guest, Watch, a_while, bare, begin, names, text};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
-use tests::{Gdb, Service, guest, until};
+use tests::{Engine, EngineOptions, Gdb, Service, guest, has_engine, until};
 
 /// The dumps that are in a folder.
 fn dumps(folder: &Path) -> Vec<String> {
@@ -187,6 +187,74 @@ fn a_bugcheck_that_goes_on_is_one_incident_not_two() {
     a_while();
     let so_far = watch.output.text_from(watch.at);
     assert!(!so_far.contains("incident"), "{so_far}");
+}
+
+#[test]
+fn a_bugcheck_of_a_32_bit_windows_is_caught_and_the_engine_reads_its_dump() {
+    for (profile, build, type_id) in [("win7-x86", "7601", "bitmap"), ("win10-x86", "19041", "kernel")] {
+        let Some((nt, mut guest)) = Guest::nt_like(profile) else {
+            return;
+        };
+        let folder = guest.folder("dumps");
+        let format = format!("windows-{type_id}");
+        let mut watch = guest.watch(&[
+            "--on",
+            "bugcheck",
+            "--dump",
+            &text(&folder),
+            "--format",
+            &format,
+            "--then",
+            "resume",
+            "--count",
+            "1",
+        ]);
+        watch.armed();
+        guest.types("bugcheck C2 7 1097 80001234 FFFFFFF0");
+        let incident = watch.incident();
+        assert_eq!(watch.ended().0, 0);
+        let parameters = ["0x7", "0x1097", "0x80001234", "0xfffffff0"];
+        assert_eq!(
+            (
+                &incident["cause"],
+                &incident["bugcheck_code"],
+                &incident["bugcheck_parameters"]
+            ),
+            (&"bugcheck".into(), &"0xc2".into(), &serde_json::json!(parameters)),
+            "{profile}"
+        );
+        let os = incident["os"].as_str().unwrap_or_default();
+        assert!(os.contains(build), "{incident}");
+        assert_eq!(incident["dump"]["format"], *format);
+        // It ran on to its end.
+        guest.shows("*** STOP: 0x000000C2 (0x00000007,");
+        let path = incident["dump"]["path"].as_str().expect("a dump");
+        let info = guest.service.kdd(&["dump-info", path]).done().text();
+        let words = "BAD_POOL_CALLER (0x7, 0x1097, 0x80001234, 0xfffffff0)";
+        assert!(info.contains(words), "{info}");
+        if !has_engine() {
+            continue;
+        }
+        let options = EngineOptions {
+            symbols: vec![nt.folder.clone()],
+            images: vec![nt.folder.clone()],
+            ..EngineOptions::default()
+        };
+        let mut engine = Engine::dump(Path::new(path), &options);
+        assert_eq!(
+            engine.run(".bugcheck"),
+            "Bugcheck code 000000C2\nArguments 00000007 00001097 80001234 fffffff0\n"
+        );
+        // The processor that failed is the one that the engine shows, and its caller is on its stack.
+        let stack = engine.run("k");
+        assert!(stack.contains("nt!KeBugCheckEx\n"), "{stack}");
+        assert!(stack.contains("nt!KiConsoleThread"), "{stack}");
+        // At its first instruction.
+        let place = incident["rip"].as_str().unwrap_or_default();
+        assert_eq!(engine.run("r eip").trim(), place.replace("0x", "eip="));
+        let distance = engine.run("? @eip - nt!KeBugCheckEx");
+        assert_eq!(distance.trim(), "Evaluate expression: 0 = 00000000");
+    }
 }
 
 #[test]

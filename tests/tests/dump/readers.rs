@@ -61,6 +61,19 @@ pub fn volatility(dump: &Path, plugin: &str) -> String {
     printed(&mut command)
 }
 
+/// What volatility3 finds in a Windows dump, by `volatility/windows.py`; its memory goes into the file `pages`.
+#[track_caller]
+pub fn volatility_of_windows(dump: &Path, folder: &Path, pages: &Path, pdb: Option<&Path>) -> Value {
+    let mut command = Command::new("python3");
+    command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/volatility/windows.py"))
+        .args([dump, folder, pages])
+        .args(pdb)
+        .env("PYTHONPATH", tests::dump_readers_folder());
+    let text = printed(&mut command);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
 /// What gdb prints; it may warn as it likes.
 #[track_caller]
 pub fn gdb(dump: &Path, commands: &[&str]) -> String {

@@ -11,8 +11,12 @@ use super::{Linux, Walk};
 use hv_core::GuestVirtAddr;
 use hv_core::introspect::ReadMemory;
 
+/// MODULE_REF_BASE: what the count is of a module that nobody uses.
+const UNUSED: u32 = 1;
 /// The most modules that are read.
 const MAX_MODULES: usize = 4096;
+/// The most uses of modules by others, in all.
+const MAX_USERS: usize = 1 << 14;
 /// MODULE_NAME_LEN.
 const MAX_NAME: usize = 56;
 /// Kinds of a module's memory (enum mod_mem_type, 6.4), in their order.
@@ -61,6 +65,10 @@ pub struct Module {
     pub state: ModuleState,
     /// Its memory; what was only needed to initialise it is gone when it is live.
     pub parts: Vec<ModulePart>,
+    /// How many use it, where modules can be unloaded: other modules, open files, devices in use.
+    pub references: Option<u32>,
+    /// The modules that use what is in it.
+    pub users: Vec<String>,
 }
 
 impl Module {
@@ -112,6 +120,10 @@ impl Linux {
                 self.offset("module_layout", "size")?,
             ),
         };
+        let references = member("refcnt").ok();
+        let users = Users::of(self, name).ok();
+        // Of all modules together: a module may claim the users of others.
+        let mut left = MAX_USERS;
         let ring = Ring {
             name: "module list",
             head: self.needed("modules")?,
@@ -129,8 +141,51 @@ impl Linux {
                     _ => ModuleState::Unformed,
                 },
                 parts: parts.read(&space, address)?,
+                references: references.and_then(|offset| {
+                    let count = space.u32("module", address.wrapping_add(offset)).ok()?;
+                    Some(count.saturating_sub(UNUSED))
+                }),
+                users: users.as_ref().map_or_else(Vec::new, |users| {
+                    let names = users.read(&space, address, left);
+                    left -= names.len();
+                    names
+                }),
             })
         })
+    }
+}
+
+/// Where it is written who uses a module (`source_list`, of `struct module_use`).
+struct Users {
+    list: u64,
+    link: u64,
+    source: u64,
+    name: u64,
+}
+
+impl Users {
+    fn of(linux: &Linux, name: u64) -> Result<Users, Error> {
+        Ok(Users {
+            list: linux.offset("module", "source_list")?,
+            link: linux.offset("module_use", "source_list")?,
+            source: linux.offset("module_use", "source")?,
+            name,
+        })
+    }
+
+    /// Their names, the newest first; none where the list can't be read.
+    fn read(&self, space: &Space<'_>, module: GuestVirtAddr, limit: usize) -> Vec<String> {
+        let ring = Ring {
+            name: "users of a module",
+            head: module.wrapping_add(self.list),
+            link: self.link,
+            limit,
+        };
+        let walk = ring.walk(space, |at| {
+            let user = space.pointer("module_use", at.wrapping_add(self.source))?;
+            space.text("module name", user.wrapping_add(self.name), MAX_NAME)
+        });
+        walk.map_or_else(|_| Vec::new(), |walk| walk.items)
     }
 }
 

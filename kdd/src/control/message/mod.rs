@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Conventions: a domain is named by its name or its id (16 hex digits); sizes are numbers, in bytes; addresses and
-//! register values are strings `"0x…"`; memory is a string of hex digits; paths are absolute, and are opened by the
+//! register values are strings `"0x…"`, and what reads memory takes a symbol of the kernel too (`"do_exit+0x10"`); memory is a string of hex digits; paths are absolute, and are opened by the
 //! service. Fields that are absent have the documented default. Unknown fields are ignored, so that newer clients
 //! can talk to older services.
 
@@ -21,7 +21,8 @@ mod request;
 mod watch;
 
 pub use super::guest_view::{
-    GuestModule, GuestModules, GuestProcess, GuestProcesses, GuestThread, GuestThreads, OsInfo, OsStep,
+    GuestLog, GuestLogRecord, GuestModule, GuestModulePart, GuestModules, GuestProcess, GuestProcesses,
+    GuestSymbol, GuestSymbols, GuestThread, GuestThreads, OsInfo, OsStep, SymbolFileReport,
     UnloadedGuestModule,
 };
 pub use dump::{Compression, DumpFormat, DumpReport, DumpRequest};
@@ -95,7 +96,7 @@ pub enum Outcome {
 mod tests {
     use super::*;
     use crate::control::hex::HexBytes;
-    use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
+    use crate::parse::{self, ConsoleTarget, KdAddress, ListenAddress};
 
     fn round_trip(line: &RequestLine) -> String {
         let text = serde_json::to_string(line).unwrap();
@@ -109,7 +110,7 @@ mod tests {
         let read = Request::ReadMemory {
             domain: "web".into(),
             space: MemorySpace::Physical,
-            address: 0x1000.into(),
+            address: parse::Place::Address(0x1000),
             length: 16,
         };
         assert_eq!(

@@ -1,6 +1,8 @@
 //! What the service answers.
 
-use super::{DumpReport, GuestModules, GuestProcesses, GuestThreads, OsInfo};
+use super::{
+    DumpReport, GuestLog, GuestModules, GuestProcesses, GuestSymbols, GuestThreads, OsInfo, SymbolFileReport,
+};
 use crate::control::hex::{Hex, HexBytes};
 use crate::parse::{ConsoleTarget, KdAddress};
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,12 @@ pub enum Reply {
     Modules(GuestModules),
     /// Threads.
     Threads(GuestThreads),
+    /// The kernel's log.
+    Log(GuestLog),
+    /// Symbols of the kernel.
+    Symbols(GuestSymbols),
+    /// A symbol file.
+    SymbolFile(SymbolFileReport),
     /// A page walk.
     Translation(TranslationDump),
 }
@@ -161,6 +169,9 @@ pub struct EndpointInfo {
     pub protocol: String,
     /// The address that is really bound.
     pub address: KdAddress,
+    /// The process that is debugged there, by its pid; the whole guest if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
 }
 
 /// The registers of a vCPU.

@@ -1,8 +1,8 @@
 //! What clients ask.
 
 use super::{DumpRequest, WatchRequest};
-use crate::control::hex::{Hex, HexBytes};
-use crate::parse::{ConsoleTarget, KdAddress, ListenAddress};
+use crate::control::hex::HexBytes;
+use crate::parse::{ConsoleTarget, KdAddress, ListenAddress, Place};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -55,6 +55,9 @@ pub enum Request {
         domain: String,
         /// Where to listen; port 0 picks a free one.
         listen: ListenAddress,
+        /// The process of a Linux guest that is debugged there, by its pid or its name; the whole guest if `None`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<String>,
     },
     /// Adds an endpoint for WinDbg and kd → [`Reply::Listening`](super::Reply::Listening)
     Kd {
@@ -101,8 +104,8 @@ pub enum Request {
         /// Which addresses are meant.
         #[serde(default)]
         space: MemorySpace,
-        /// From where.
-        address: Hex,
+        /// From where. A symbol is read through the kernel's own page tables, whatever the vCPU has in use.
+        address: Place,
         /// How many bytes; at most [`MAX_MEMORY`](super::MAX_MEMORY).
         length: u64,
     },
@@ -113,8 +116,8 @@ pub enum Request {
         /// Which addresses are meant.
         #[serde(default)]
         space: MemorySpace,
-        /// From where.
-        address: Hex,
+        /// From where. A symbol is read through the kernel's own page tables, whatever the vCPU has in use.
+        address: Place,
         /// What; at most [`MAX_MEMORY`](super::MAX_MEMORY).
         bytes: HexBytes,
     },
@@ -136,6 +139,35 @@ pub enum Request {
         #[serde(default)]
         pid: Option<u64>,
     },
+    /// The log of the guest's kernel → [`Reply::Log`](super::Reply::Log), which may be a part of it
+    Log {
+        /// Which.
+        domain: String,
+        /// How many records to leave out.
+        #[serde(default)]
+        skip: u64,
+    },
+    /// Symbols of the guest's kernel → [`Reply::Symbols`](super::Reply::Symbols), which may be a part of them
+    Symbols {
+        /// Which.
+        domain: String,
+        /// All of this name, or the nearest at or before this address; every one where this is absent.
+        #[serde(default)]
+        find: Option<String>,
+        /// How many to leave out.
+        #[serde(default)]
+        skip: u64,
+    },
+    /// Writes the symbols of the guest's kernel to a file, as debuggers read it → [`Reply::SymbolFile`](super::Reply::SymbolFile)
+    SymbolFile {
+        /// Which.
+        domain: String,
+        /// Where to. A named pipe gets it as a stream.
+        path: PathBuf,
+        /// Whether a file of that name may be replaced.
+        #[serde(default)]
+        force: bool,
+    },
     /// Walks the page tables → [`Reply::Translation`](super::Reply::Translation)
     Translate {
         /// Which.
@@ -144,7 +176,7 @@ pub enum Request {
         #[serde(default)]
         vcpu: u32,
         /// The virtual address.
-        address: Hex,
+        address: Place,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use super::{DumpFormat, DumpReport};
 use crate::control::hex::Hex;
-use crate::parse;
+use crate::parse::Place;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ pub enum Trigger {
 impl Trigger {
     /// Whether it is a breakpoint at an address, which no kernel has to be known for.
     pub fn is_address(&self) -> bool {
-        matches!(self, Trigger::Breakpoint(place) if parse::address(place).is_ok())
+        matches!(self, Trigger::Breakpoint(place) if matches!(place.parse(), Ok(Place::Address(_))))
     }
 }
 

@@ -255,11 +255,7 @@ impl<'a> Watch<'a> {
     }
 
     fn recognise(&self) -> Option<Kernel> {
-        if let Some(windows) = self.managed.known_windows(&self.service.symbols) {
-            return Some(Kernel::Windows(windows));
-        }
-        let _held = self.managed.hold().ok()?;
-        self.managed.target().linux().ok().map(Kernel::Linux)
+        self.managed.known_kernel(&self.service.symbols)
     }
 
     /// Tells what isn't told already.

@@ -135,19 +135,16 @@ fn place(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Option<GuestVirtA
 
 const NO_KERNEL: &str = "the guest's kernel is not recognised yet";
 
-/// An address, or a symbol with an offset: `nt!KeBugCheckEx`, `do_sys_openat2+0x10`.
+/// Where a user's breakpoint is.
 fn breakpoint(text: &str, kernel: Option<&Kernel>) -> Result<GuestVirtAddr, Missing> {
-    if let Ok(address) = parse::address(text) {
-        return Ok(GuestVirtAddr(address));
-    }
-    let kernel = kernel.ok_or_else(|| Missing::later(NO_KERNEL))?;
-    let (name, offset) = match text.split_once('+') {
-        Some((name, offset)) => (name, parse::address(offset).map_err(|why| Missing::never(&why))?),
-        None => (text, 0),
+    let (name, offset) = match text.parse::<parse::Place>() {
+        Ok(parse::Place::Address(address)) => return Ok(GuestVirtAddr(address)),
+        Ok(parse::Place::Symbol { name, offset }) => (name, offset),
+        Err(why) => return Err(Missing::never(&why)),
     };
-    let name = name.strip_prefix("nt!").unwrap_or(name);
+    let kernel = kernel.ok_or_else(|| Missing::later(NO_KERNEL))?;
     kernel
-        .symbol(name)
+        .symbol(&name)
         .and_then(|address| address.checked_add(offset))
         .ok_or_else(|| Missing::later(format!("the kernel has no symbol '{name}'")))
 }

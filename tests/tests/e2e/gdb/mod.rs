@@ -9,6 +9,7 @@ mod memory;
 mod registers;
 mod sessions;
 mod stepping;
+mod tasks;
 mod threads;
 mod watchpoints;
 

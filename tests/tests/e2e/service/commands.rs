@@ -44,6 +44,11 @@ fn wrong_usage_is_2_and_an_unknown_domain_3_and_no_service_4() {
         &["mem", "read", "nobody", "0", "1"],
         &["mem", "write", "nobody", "0", "00"],
         &["translate", "nobody", "0"],
+        &["ps", "nobody"],
+        &["threads", "nobody"],
+        &["modules", "nobody"],
+        &["dmesg", "nobody"],
+        &["symbols", "nobody"],
     ];
     let elsewhere = Scratch::default();
     for arguments in nobody {
@@ -60,8 +65,7 @@ fn wrong_usage_is_2_and_an_unknown_domain_3_and_no_service_4() {
 #[test]
 fn help_has_an_example_for_every_command() {
     let elsewhere = Scratch::default();
-    let commands =
-        "run serve create list info pause unpause reset destroy gdb save fork regs mem translate completions";
+    let commands = "run serve create list info pause unpause reset destroy gdb save fork regs mem translate ps threads modules dmesg symbols completions";
     for command in commands.split(' ') {
         let help = Outcome::of(&elsewhere.path("control"), &[command, "--help"])
             .done()

@@ -4,6 +4,7 @@ mod commands;
 mod control;
 mod copies;
 mod life;
+mod linux;
 mod refusals;
 mod windows;
 

@@ -1,6 +1,6 @@
 //! What a Windows guest says of itself, from outside: `kdd ps`, `threads`, `modules`, and `kdd info`.
 
-use super::{NOTHING, with_guest};
+use super::NOTHING;
 use std::process::Command;
 use tests::{Service, has_tool, kdd, until};
 
@@ -64,11 +64,32 @@ fn a_windows_guests_processes_threads_and_modules_are_listed_while_it_runs() {
 }
 
 #[test]
-fn another_guest_is_said_to_be_no_windows() {
-    let Some((_, service)) = with_guest() else { return };
-    for command in ["ps", "threads", "modules"] {
-        let why = service.kdd(&[command, "vm"]).fails(1);
-        assert!(why.contains("Windows"), "{why}");
-    }
-    assert!(service.info("vm").get("os").is_none());
+fn what_only_linux_has_is_said_to_be_missing() {
+    let Some(service) = nt() else { return };
+    let why = service.kdd(&["dmesg", "nt"]).fails(1);
+    assert!(why.contains("Windows"), "{why}");
+    let why = service.kdd(&["symbols", "nt"]).fails(1);
+    assert!(why.contains(".pdb/") && why.contains("_NT_SYMBOL_PATH"), "{why}");
+    let file = service.scratch().path("elf").display().to_string();
+    let why = service.kdd(&["symbols", "nt", "--elf", &file]).fails(1);
+    assert!(why.contains("PDB"), "{why}");
+    assert!(!std::path::Path::new(&file).exists());
+}
+
+#[test]
+fn what_is_known_of_a_windows_kernel_has_its_name() {
+    let Some(service) = nt() else { return };
+    let found = service
+        .kdd(&["symbols", "nt", "nt!PsLoadedModuleList", "--json"])
+        .done()
+        .json();
+    assert_eq!(found["name"], "PsLoadedModuleList");
+    let address = found["address"].as_str().expect("an address");
+    let near = service.kdd(&["symbols", "nt", address, "--json"]).done().json();
+    assert_eq!((&near["name"], &near["offset"]), (&found["name"], &0.into()));
+    let read = |place: &str| service.kdd(&["mem", "read", "nt", place, "8"]).done().text();
+    assert_eq!(read("nt!PsLoadedModuleList"), read(address));
+    service
+        .kdd(&["mem", "read", "nt", "nt!NoSuchThing", "8"])
+        .fails(1);
 }

@@ -86,7 +86,7 @@ pub(super) fn nothing_wrong(engine: &Engine) {
 }
 
 /// A number as the engine prints addresses: fffff805`92200000.
-fn tick(address: u64) -> String {
+pub(super) fn tick(address: u64) -> String {
     format!("{:08x}`{:08x}", address >> 32, address & 0xffff_ffff)
 }
 
