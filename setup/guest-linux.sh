@@ -1,8 +1,8 @@
 #!/bin/bash
 # Fetches Debian's stock cloud kernel and busybox, and builds the initramfs around it: the default Linux guest.
 #
-#   setup/guest-linux.sh            -> linux/vmlinuz, linux/initramfs.cpio in the cache folder
-#   setup/guest-linux.sh --second   -> also linux-second/vmlinuz, a kernel of another version
+#   setup/guest-linux.sh            -> linux/vmlinuz, linux/modules/, linux/initramfs.cpio in the cache folder
+#   setup/guest-linux.sh --second   -> also linux-second/, a kernel of another version with its modules
 #   ... --update                       fetches what is newest now, even if something is there
 #
 # Needs no root: the packages are downloaded and unpacked, not installed.
@@ -64,6 +64,21 @@ download() {
     (cd "$2" && apt-get "${apt_options[@]}" download -qq "$1")
 }
 
+# keep_modules ROOT FOLDER: some small modules of an unpacked kernel package that the tests load, uncompressed. A kernel may
+# have one built in.
+keep_modules() {
+    local name file
+    rm -rf "$2"
+    mkdir -p "$2"
+    for name in loop dummy fuse; do
+        file=$(find "$1" -type f \( -name "$name.ko" -o -name "$name.ko.xz" \) | head -n 1)
+        case $file in
+        *.xz) xz -dc "$file" >"$2/$name.ko" ;;
+        ?*) cp "$file" "$2/$name.ko" ;;
+        esac
+    done
+}
+
 # fetch PACKAGE FOLDER NAME PATTERN: the package's file that matches PATTERN, as FOLDER/NAME, with the package's name
 # and version in FOLDER/NAME.package.
 fetch() {
@@ -78,6 +93,7 @@ fetch() {
     dpkg-deb -W --showformat '${Package} ${Version}\n' "$work"/*.deb >"$work/package"
     file=$(find "$work/root" -type f -path "$pattern" | head -n 1)
     [ -n "$file" ] || die "package $package has no file $pattern"
+    [ "$name" != vmlinuz ] || keep_modules "$work/root" "$folder/modules"
     # There whole, or not at all.
     cp "$file" "$folder/$name.new"
     cp "$work/package" "$folder/$name.package"

@@ -12,7 +12,7 @@ impl Linux {
     pub fn command_line(&self, memory: &dyn ReadMemory) -> Option<String> {
         let space = self.space(memory);
         let text = space.pointer("saved_command_line", self.symbol("saved_command_line")?);
-        space.text("command line", text.ok()?, MAX_COMMAND_LINE).ok()
+        space.string("command line", text.ok()?, MAX_COMMAND_LINE).ok()
     }
 
     /// How long the kernel runs by its own clock, as of its last timer tick: an idle kernel ticks when it has to wake up.

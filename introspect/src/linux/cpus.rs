@@ -104,3 +104,22 @@ impl Linux {
         (0..count).filter_map(of_cpu).collect()
     }
 }
+
+/// What each CPU runs, by nothing but symbols: `pcpu_hot` begins with it.
+pub(super) fn current_tasks(
+    space: &Space<'_>,
+    symbol: &dyn Fn(&str) -> Option<GuestVirtAddr>,
+) -> Vec<GuestVirtAddr> {
+    let variable = symbol("pcpu_hot").or_else(|| symbol("current_task"));
+    let (Some(variable), Some(table)) = (variable, symbol("__per_cpu_offset")) else {
+        return Vec::new();
+    };
+    let count = symbol("nr_cpu_ids").and_then(|at| space.u32("nr_cpu_ids", at).ok());
+    let of_cpu = |number: u32| {
+        let base = space.u64("__per_cpu_offset", table.wrapping_add(u64::from(number) * 8));
+        let base = GuestVirtAddr(base.ok()?);
+        space.pointer("current_task", base.wrapping_add(variable.0)).ok()
+    };
+    let count = count.unwrap_or(1).clamp(1, MAX_CPUS);
+    (0..count).filter_map(of_cpu).collect()
+}

@@ -118,3 +118,75 @@ fn maps_something(memory: &dyn ReadMemory, entry: u64) -> bool {
             .chunks_exact(8)
             .any(|entry| u64::from(entry[0]) & PRESENT != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hv_core::introspect::{Error, MemoryRegion};
+    use std::collections::BTreeMap;
+
+    /// Memory of which all but some words is zero.
+    struct Words(BTreeMap<u64, u64>);
+
+    const SIZE: u64 = 0x10_0000;
+
+    impl ReadMemory for Words {
+        fn read_physical(&self, address: GuestPhysAddr, buffer: &mut [u8]) -> Result<(), Error> {
+            if address.0.saturating_add(buffer.len() as u64) > SIZE {
+                return Err(Error::Unsupported {
+                    domain: hv_core::DomId(0),
+                    what: "be read there",
+                });
+            }
+            buffer.fill(0);
+            for (&at, word) in self.0.range(address.0..address.0 + buffer.len() as u64) {
+                let part = &mut buffer[(at - address.0) as usize..];
+                let size = part.len().min(8);
+                part[..size].copy_from_slice(&word.to_le_bytes()[..size]);
+            }
+            Ok(())
+        }
+        fn memory_regions(&self) -> Vec<MemoryRegion> {
+            Vec::new()
+        }
+    }
+
+    const TABLE: u64 = PRESENT | 2;
+    const LARGE: u64 = TABLE | PAGE_SIZE;
+
+    #[test]
+    fn the_image_is_found_under_five_levels() {
+        let four = [(0x2ff8, 0x3000 | TABLE), (0x3ff0, 0x4000 | TABLE)];
+        let pages = [(0x4040, 0x60_0000 | LARGE), (0x4048, 0x80_0000 | LARGE)];
+        let words = four.into_iter().chain(pages).chain([(0x1ff8, 0x2000 | TABLE)]);
+        let memory = Words(words.collect());
+        let found = KernelImage {
+            base: GuestVirtAddr(0xffff_ffff_8100_0000),
+            size: 0x40_0000,
+            physical: GuestPhysAddr(0x60_0000),
+        };
+        assert_eq!(
+            mapped(&memory, PagingMode::Level5, GuestPhysAddr(0x1000)),
+            Some(found)
+        );
+        assert_eq!(
+            mapped(&memory, PagingMode::Level4, GuestPhysAddr(0x2000)),
+            Some(found)
+        );
+        assert_eq!(
+            mapped(&memory, PagingMode::Level4, GuestPhysAddr(0x1000)),
+            None,
+            "a level too few"
+        );
+    }
+
+    #[test]
+    fn tables_that_lead_nowhere_or_to_themselves_end() {
+        // Every entry that is looked at leads back to its own table.
+        let own = Words([(0x1ff8, 0x1000 | TABLE), (0x1ff0, 0x1000 | TABLE)].into());
+        let found = mapped(&own, PagingMode::Level5, GuestPhysAddr(0x1000));
+        assert!(found.is_none_or(|image| image.size <= MAX_IMAGE + LARGE_PAGE));
+        let outside = Words([(0x1ff8, SIZE | TABLE)].into());
+        assert_eq!(mapped(&outside, PagingMode::Level4, GuestPhysAddr(0x1000)), None);
+    }
+}

@@ -10,6 +10,8 @@ pub enum Source {
     Btf,
     /// VMCOREINFO.
     VmcoreInfo,
+    /// What the structure looks like in memory: the kernel has no BTF.
+    Inferred,
 }
 
 impl Linux {
@@ -17,18 +19,22 @@ impl Linux {
     pub fn offset_of(&self, structure: &str, member: &str) -> Option<(u64, Source)> {
         let by_btf = || self.btf.as_ref()?.structure(structure)?.offset(member);
         let by_info = || self.vmcoreinfo.as_ref()?.offset(structure, member);
+        let by_looks = || self.inferred.as_ref()?.offset(structure, member);
         by_btf()
             .map(|offset| (offset, Source::Btf))
             .or_else(|| by_info().map(|offset| (offset, Source::VmcoreInfo)))
+            .or_else(|| by_looks().map(|offset| (offset, Source::Inferred)))
     }
 
     /// The size in bytes of a structure, and how it is known.
     pub fn size_of(&self, structure: &str) -> Option<(u64, Source)> {
         let by_btf = || Some(self.btf.as_ref()?.structure(structure)?.size());
         let by_info = || self.vmcoreinfo.as_ref()?.size(structure);
+        let by_looks = || self.inferred.as_ref()?.size(structure);
         by_btf()
             .map(|size| (size, Source::Btf))
             .or_else(|| by_info().map(|size| (size, Source::VmcoreInfo)))
+            .or_else(|| by_looks().map(|size| (size, Source::Inferred)))
     }
 
     /// The same as [`Linux::offset_of`], or what is missing.

@@ -3,6 +3,7 @@
 use super::find::{BANNER, Found};
 use super::image::KernelImage;
 use super::in_memory::{self, ROOTS};
+use super::infer;
 use super::space::{Space, printable};
 use super::vmcoreinfo::VmcoreInfo;
 use super::{Linux, Regions, Report};
@@ -71,12 +72,26 @@ pub(super) fn learn(found: Found<'_>, mut report: Report) -> Linux {
     let vmcoreinfo = vmcoreinfo_of(&space, &image, &symbol, vmcoreinfo, &mut report);
     let btf = btf(&image, &bytes, &symbol, &mut report);
     let regions = regions(&space, &symbol);
+    let inferred = btf.is_none().then(|| {
+        let kernel = infer::Kernel {
+            space: &space,
+            image: &image,
+            symbol: &symbol,
+        };
+        infer::infer(&kernel)
+    });
+    match &inferred {
+        Some(found) if found.is_complete() => report.found("layout", format!("by its looks: {found}")),
+        Some(found) => report.missing("layout", format!("by its looks alone: {found}")),
+        None => {}
+    }
     Linux {
         mode: space.mode,
         root: space.root,
         image,
         kallsyms: kallsyms.map(Arc::new),
         btf: btf.map(Arc::new),
+        inferred,
         vmcoreinfo,
         banner,
         regions,

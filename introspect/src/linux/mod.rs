@@ -6,6 +6,7 @@
 //!   memory alone ──► VMCOREINFO ──────────────┘                ├─► init_top_pgt, phys_base, banner, VMCOREINFO
 //!                └─► kallsyms in physical memory ──────────────┘
 //!                                                              ├─► BTF ──► Layout: structure offsets
+//!                                                              │   (or what the structures look like: infer)
 //!                                                              ▼
 //!                            log, crash, page kinds, tasks, modules: read anew at each call
 //! ```
@@ -23,6 +24,7 @@ mod file;
 mod find;
 mod image;
 mod in_memory;
+mod infer;
 mod known;
 mod layout;
 mod learn;
@@ -63,6 +65,7 @@ use crate::paging::PagingMode;
 use crate::virtual_memory::AddressSpace;
 use hv_core::introspect::ReadMemory;
 use hv_core::{GuestPhysAddr, GuestVirtAddr};
+use infer::Inferred;
 use space::Space;
 use std::sync::{Arc, OnceLock};
 use symbols::btf::Btf;
@@ -77,6 +80,8 @@ pub struct Linux {
     image: KernelImage,
     kallsyms: Option<Arc<Kallsyms>>,
     btf: Option<Arc<Btf>>,
+    /// Without BTF.
+    inferred: Option<Inferred>,
     vmcoreinfo: Option<VmcoreInfo>,
     banner: Option<String>,
     regions: Regions,
@@ -139,7 +144,8 @@ impl Linux {
 
     /// Whether it told all that a kernel tells once it has started.
     fn is_complete(&self) -> bool {
-        self.kallsyms.is_some() && self.vmcoreinfo.is_some()
+        let types = self.btf.is_some() || self.inferred.as_ref().is_some_and(Inferred::is_complete);
+        self.kallsyms.is_some() && self.vmcoreinfo.is_some() && types
     }
 
     /// The kernel's image.

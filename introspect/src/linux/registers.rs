@@ -222,19 +222,19 @@ impl Linux {
                 why: format!("{} is no stack", task.stack),
             });
         }
-        Ok((task.stack, self.stack_size()))
+        Ok((task.stack, stack_size(&|name| self.symbol(name))))
     }
+}
 
-    /// THREAD_SIZE, by the first task's stack in the image.
-    pub(super) fn stack_size(&self) -> u64 {
-        let by_symbols = |start, end| {
-            let size = self.symbol(end)?.0.checked_sub(self.symbol(start)?.0)?;
-            STACK_SIZES.contains(&size).then_some(size)
-        };
-        by_symbols("__start_init_stack", "__end_init_stack")
-            .or_else(|| by_symbols("__start_init_task", "__end_init_task"))
-            .unwrap_or(STACK_SIZE)
-    }
+/// THREAD_SIZE, by the first task's stack in the image.
+pub(super) fn stack_size(symbol: &dyn Fn(&str) -> Option<GuestVirtAddr>) -> u64 {
+    let by_symbols = |start, end| {
+        let size = symbol(end)?.0.checked_sub(symbol(start)?.0)?;
+        STACK_SIZES.contains(&size).then_some(size)
+    };
+    by_symbols("__start_init_stack", "__end_init_stack")
+        .or_else(|| by_symbols("__start_init_task", "__end_init_task"))
+        .unwrap_or(STACK_SIZE)
 }
 
 fn no_registers(task: &Task, why: &'static str) -> Error {

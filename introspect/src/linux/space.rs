@@ -152,6 +152,29 @@ impl<'a> Space<'a> {
         let end = memchr::memchr(0, &bytes).unwrap_or(bytes.len());
         Ok(printable(&bytes[..end], false))
     }
+
+    /// As [`Space::text`], where nothing need be mapped behind the NUL.
+    pub(super) fn string(
+        &self,
+        what: &'static str,
+        address: GuestVirtAddr,
+        limit: usize,
+    ) -> Result<String, Error> {
+        let mut bytes = Vec::new();
+        let mut at = address;
+        while bytes.len() < limit.min(MAX_TEXT) {
+            let size = (0x1000 - at.page_offset()).min(limit - bytes.len());
+            let mut part = vec![0; size];
+            self.bytes(what, at, &mut part)?;
+            let end = memchr::memchr(0, &part);
+            bytes.extend_from_slice(&part[..end.unwrap_or(size)]);
+            if end.is_some() {
+                break;
+            }
+            at = at.wrapping_add(size as u64);
+        }
+        Ok(printable(&bytes, false))
+    }
 }
 
 /// Text of the guest: it must not move a terminal's cursor. Line ends stay where lines are wanted.

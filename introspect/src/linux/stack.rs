@@ -166,6 +166,7 @@ impl Unwinder<'_> {
         of_it.1.as_ref()?.row(address.0)
     }
 
+    /// The caller's frame; `None` after the outermost.
     fn by_row(&self, state: &State, row: Row) -> Result<Option<State>, String> {
         if row.frame == AtEnd::End {
             return Ok(None);

@@ -103,7 +103,7 @@ pub struct Task {
 struct Layout {
     size: usize,
     state: (u64, usize),
-    exit_state: u64,
+    exit_state: Option<u64>,
     pid: u64,
     tgid: u64,
     comm: u64,
@@ -131,7 +131,7 @@ impl Layout {
         let layout = Layout {
             size: 0,
             state,
-            exit_state: member("exit_state")?,
+            exit_state: member("exit_state").ok(),
             pid: member("pid")?,
             tgid: member("tgid")?,
             comm: member("comm")?,
@@ -151,7 +151,7 @@ impl Layout {
         };
         let ends = [
             layout.state.0,
-            layout.exit_state,
+            layout.exit_state.unwrap_or(0),
             layout.pid,
             layout.tgid,
             layout.comm + 8,
@@ -254,13 +254,14 @@ fn task(space: &Space<'_>, layout: &Layout, address: GuestVirtAddr) -> Result<Ta
         space.is_kernel(parent).then(|| space.u32("parent", pid).ok())?
     });
     let mm = GuestVirtAddr(word(layout.mm, 8));
+    let exit_state = layout.exit_state.map_or(0, |offset| word(offset, 4) as u32);
     Ok(Task {
         address,
         pid: word(layout.pid, 4) as u32,
         tgid: word(layout.tgid, 4) as u32,
         parent,
         name: printable(&comm[..end], false),
-        state: TaskState(word(layout.state.0, layout.state.1) as u32 | word(layout.exit_state, 4) as u32),
+        state: TaskState(word(layout.state.0, layout.state.1) as u32 | exit_state),
         on_cpu: layout.on_cpu.is_some_and(|offset| word(offset, 4) != 0),
         cpu: layout.cpu.map(|offset| word(offset, 4) as u32),
         stack: GuestVirtAddr(word(layout.stack, 8)),

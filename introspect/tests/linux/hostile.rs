@@ -1,6 +1,6 @@
 //! Guests that lie: memory with spoilt page tables, symbols, logs, lists. Nothing panics, and all of it ends.
 
-use crate::guest::{self, Machine};
+use crate::guest::{self, Kind, Machine};
 use crate::recognise::recognise;
 use hv_core::introspect::{Introspect, MemoryRegion, ReadMemory};
 use hv_core::{Domain, GuestPhysAddr, GuestVirtAddr};
@@ -59,13 +59,31 @@ impl Random {
 fn ask(linux: &Linux, memory: &dyn ReadMemory) {
     let _ = linux.log(memory).map(|log| log.records.len());
     let _ = linux.crash(memory);
-    let tasks = linux.tasks(memory).map(|walk| walk.items);
-    for task in tasks.unwrap_or_default().iter().take(200) {
-        if let Some(mm) = task.mm {
-            ask_process(linux, memory, mm);
+    let mut unwinder = linux.unwinder(memory);
+    let tasks = linux.tasks(memory).map_or_else(|_| Vec::new(), |walk| walk.items);
+    for mm in tasks.iter().take(200).filter_map(|task| task.mm) {
+        ask_process(linux, memory, mm);
+    }
+    for task in tasks {
+        let _ = linux.user_registers(memory, &task);
+        let _ = linux.user_space(memory, &task);
+        if let Ok(registers) = linux.task_registers(memory, &task) {
+            assert!(unwinder.stack(&registers).items.len() <= 64);
         }
     }
-    let _ = linux.modules(memory).map(|walk| walk.items.len());
+    for module in linux
+        .modules(memory)
+        .map_or_else(|_| Vec::new(), |walk| walk.items)
+    {
+        let _ = linux.module_symbols(memory, &module).map(|symbols| symbols.len());
+        let _ = linux
+            .module_sections(memory, &module)
+            .map(|sections| sections.len());
+        let _ = linux.module_orc(memory, &module);
+        let _ = linux.module_btf(memory, &module);
+    }
+    let _ = linux.command_line(memory);
+    let _ = linux.uptime(memory);
     let _ = linux.cpus(memory).map(|cpus| cpus.len());
     if let Ok(mut reader) = linux.page_kinds(memory) {
         let mut kinds = vec![PageKind::Kernel; 0x8000];
@@ -153,9 +171,21 @@ fn a_process_whose_structures_are_spoilt_ends_every_walk() {
 
 #[test]
 fn spoilt_memory_neither_panics_nor_hangs() {
-    let Some(machine) = Machine::new(&guest::NEWER) else {
+    spoilt_memory(&guest::NEWER);
+}
+
+#[test]
+fn spoilt_modules_neither_panic_nor_hang() {
+    spoilt_memory(&guest::NEWER_MODULES);
+}
+
+fn spoilt_memory(kind: &Kind) {
+    let Some(mut machine) = Machine::new(kind) else {
         return;
     };
+    for name in kind.modules {
+        machine.command(&format!("insmod /root/{name}.ko"));
+    }
     machine.paused(|domain| {
         let linux = recognise(domain);
         let target = Target::new(machine.domain.clone() as Arc<dyn Introspect>);
@@ -180,6 +210,13 @@ fn spoilt_memory_neither_panics_nor_hangs() {
             "__start_BTF",
             "phys_base",
             "kexec_crash_image",
+            "btf_modules",
+            "init_mm",
+            "saved_command_line",
+            "jiffies_64",
+            "tick_nsec",
+            "__start_orc_unwind_ip",
+            "__start_orc_unwind",
         ];
         for name in names {
             let address = linux.symbol(name).unwrap_or_else(|| panic!("{name}"));
@@ -197,6 +234,19 @@ fn spoilt_memory_neither_panics_nor_hangs() {
         let tasks = linux.tasks(domain).expect("tasks").items;
         for task in &tasks {
             places.extend(physical(task.address));
+            places.extend(physical(task.stack_pointer));
+        }
+        let types = linux.symbol("__start_BTF").and_then(physical).expect("types");
+        for module in linux.modules(domain).expect("modules").items {
+            // All of its pages: what leads to its symbols, sections and ORC.
+            let parts = module.parts.iter().flat_map(|part| {
+                (0..part.size)
+                    .step_by(0x1000)
+                    .map(|at| part.base.0 + u64::from(at))
+            });
+            let tables = parts.filter_map(|at| physical(GuestVirtAddr(at)));
+            places.extend(tables);
+            places.extend(physical(module.address));
         }
         let tables = *linux.kallsyms().expect("symbols").tables();
         let kallsyms = linux.kernel().physical.0;
@@ -207,6 +257,10 @@ fn spoilt_memory_neither_panics_nor_hangs() {
         let mut recognised = 0;
         for case in 0..cases.unwrap_or(60) {
             let mut words = BTreeMap::new();
+            // Some have no types, and their layouts are told by their looks.
+            if case % 3 == 0 {
+                words.insert(types, 0);
+            }
             for _ in 0..1 + random.below(20) {
                 let place = match random.below(4) {
                     0 => places[random.below(places.len() as u64) as usize],

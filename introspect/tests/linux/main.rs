@@ -4,6 +4,7 @@
 mod crash;
 mod guest;
 mod hostile;
+mod inferred;
 mod modules;
 mod pages;
 mod processes;

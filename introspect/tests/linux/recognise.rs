@@ -97,11 +97,22 @@ fn everything_is_as_the_guest_says(kind: &Kind) {
     let symbols = machine.command("md5sum </proc/kallsyms");
     let types = machine.command("md5sum </sys/kernel/btf/vmlinux");
     let note = machine.command("cat /sys/kernel/vmcoreinfo");
+    let command_line = machine.command("cat /proc/cmdline");
+    let uptime = machine.command("cat /proc/uptime");
     let log = machine.command("dmesg -r | md5sum; dmesg | tail -n 3");
     machine.paused(|domain| {
         let linux = recognise(domain);
         assert_eq!(linux.release(), Some(release.trim()));
         assert_eq!(linux.banner(), Some(banner.trim()));
+        assert_eq!(
+            linux.command_line(domain),
+            Some(command_line.trim_end_matches('\n').to_owned())
+        );
+        let seconds = uptime.split('.').next().and_then(|it| it.parse::<u64>().ok());
+        let ours = linux.uptime(domain).expect("its clock").as_secs();
+        // The clock that ticks starts a moment after the one that /proc counts from.
+        let apart = seconds.expect("a number").abs_diff(ours);
+        assert!(apart <= 3, "{ours} {uptime}");
         let code = u64::from_str_radix(iomem.trim().split('-').next().unwrap_or_default(), 16);
         assert_eq!(Ok(linux.kernel().physical.0), code);
         if kind.append.contains("nokaslr") {

@@ -6,7 +6,7 @@ use hv_core::VcpuId;
 use hv_core::introspect::{Introspect, ReadRegisters};
 use introspect::linux::Guest;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// pid → name, parent, of /proc/PID/task/TID/stat: `1 (init) S 0 …`.
 fn stats(text: &str) -> BTreeMap<u32, (String, u32)> {
@@ -97,4 +97,26 @@ fn tasks_of_6_1() {
 #[test]
 fn tasks_of_6_12() {
     tasks_are_those_of_proc(&guest::NEWER);
+}
+
+/// A list that is shown again and again mustn't hold the guest for long.
+#[test]
+fn a_thousand_tasks_are_listed_quickly() {
+    const LIMIT: Duration = Duration::from_millis(20);
+    let Some(mut machine) = Machine::new(&guest::STABLE) else {
+        return;
+    };
+    machine.command("i=0; while [ $i -lt 1000 ]; do sleep 10000 & i=$((i+1)); done >/dev/null 2>&1");
+    machine.paused(|domain| {
+        let linux = recognise(domain);
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let start = Instant::now();
+            let walk = linux.tasks(domain).expect("tasks");
+            best = best.min(start.elapsed());
+            assert!(walk.items.len() > 1000 && walk.broken.is_none());
+        }
+        println!("a thousand tasks in {best:?}");
+        assert!(best < LIMIT, "{best:?}");
+    });
 }

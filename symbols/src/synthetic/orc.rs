@@ -319,4 +319,28 @@ mod tests {
         let addresses: Vec<u64> = orc.sorted().iter().map(|(address, _)| *address).collect();
         assert_eq!(addresses, [0x1084, 0x1100]);
     }
+
+    #[test]
+    fn the_row_of_an_address_is_the_last_at_or_before() {
+        // Two rows at one address: the end of a section, and the start of the next.
+        let addresses = [0x2000, 0x2010, 0x2010, 0x2040];
+        let ips = (0..).zip(addresses).map(|(slot, at)| at - (0x1000 + 4 * slot));
+        let row = |offset: u8| [offset, 0, 0, 0, 5, 2];
+        let mut orc = Orc {
+            start: 0x1000,
+            ips: ips.flat_map(i32::to_le_bytes).collect(),
+            rows: [8, 16, 24, 32].map(row).concat(),
+            version: OrcVersion::V3,
+        };
+        assert!(orc.is_sorted());
+        let offset = |orc: &Orc, address| orc.row(address).map(|row| row.sp_offset);
+        assert_eq!(offset(&orc, 0x1fff), None);
+        assert_eq!(offset(&orc, 0x200f), Some(8));
+        assert_eq!(offset(&orc, 0x2010), Some(24));
+        assert_eq!(offset(&orc, u64::MAX), Some(32));
+        orc.rows.truncate(ROW);
+        assert_eq!(offset(&orc, u64::MAX), Some(8), "rows that aren't there");
+        orc.ips[3] = 0x7f;
+        assert!(!orc.is_sorted());
+    }
 }

@@ -95,7 +95,7 @@ enum Parts {
     /// `mem[]`, from 6.4: the array, its stride, base and size in an element.
     Array(u64, u64, u64, u64),
     /// `core_layout` and `init_layout`, from 4.5: their places, base and size in one.
-    Pair(u64, u64, u64, u64),
+    Pair(u64, Option<u64>, u64, u64),
 }
 
 impl Linux {
@@ -116,7 +116,7 @@ impl Linux {
             ),
             Err(_) => Parts::Pair(
                 member("core_layout")?,
-                member("init_layout")?,
+                member("init_layout").ok(),
                 self.offset("module_layout", "base")?,
                 self.offset("module_layout", "size")?,
             ),
@@ -205,9 +205,9 @@ impl Parts {
                 .zip(KINDS)
                 .map(|(number, kind)| part(kind, array + number * stride, base, size))
                 .collect(),
-            Parts::Pair(core, init, base, size) => [("core", core), ("init", init)]
+            Parts::Pair(core, init, base, size) => [("core", Some(core)), ("init", init)]
                 .into_iter()
-                .map(|(kind, at)| part(kind, at, base, size))
+                .filter_map(|(kind, at)| Some(part(kind, at?, base, size)))
                 .collect(),
         };
         let mut parts = parts?;

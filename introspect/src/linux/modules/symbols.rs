@@ -3,7 +3,6 @@
 use super::Module;
 use crate::linux::error::Error;
 use crate::linux::list::Ring;
-use crate::linux::space::Space;
 use crate::linux::{Linux, Unknown};
 use hv_core::GuestVirtAddr;
 use hv_core::introspect::ReadMemory;
@@ -178,7 +177,7 @@ impl Linux {
                 break;
             }
             sections.push(ModuleSection {
-                name: space.short_text("a section's name", name, MAX_SECTION_NAME)?,
+                name: space.string("a section's name", name, MAX_SECTION_NAME)?,
                 address: GuestVirtAddr(space.u64("a module's section", at.wrapping_add(address))?),
             });
         }
@@ -308,20 +307,6 @@ impl ElfSymbol {
 
 fn implausible(what: &'static str, address: GuestVirtAddr, why: String) -> Error {
     Error::Implausible { what, address, why }
-}
-
-impl Space<'_> {
-    /// Text up to a NUL, which may be the last thing that is mapped.
-    fn short_text(&self, what: &'static str, address: GuestVirtAddr, limit: usize) -> Result<String, Error> {
-        let left = 0x1000 - address.page_offset();
-        self.text(what, address, limit.min(left)).and_then(|text| {
-            if text.len() < left {
-                Ok(text)
-            } else {
-                self.text(what, address, limit)
-            }
-        })
-    }
 }
 
 #[cfg(test)]
