@@ -5,6 +5,8 @@ use crate::breakpoints::{PlaceMode, Table};
 use crate::files::Files;
 use crate::hex;
 use crate::inferior::{Inferior, Machine};
+use crate::process::Process;
+use crate::process::end::EndWatch;
 use crate::registers::{EXPEDITED, RegisterSet, TABLE};
 use crate::resume::{Actions, Plan};
 use crate::tasks::{Stopped, Tasks};
@@ -29,6 +31,8 @@ pub struct Options {
     pub adopt: Option<Adopt>,
     /// Where symbol files of guests' kernels are kept; without, they are made anew for each guest.
     pub symbols: Option<Arc<Cache>>,
+    /// The process that is debugged, by its pid; the whole machine if `None`.
+    pub process: Option<u32>,
 }
 
 /// What happens to this session when another debugger stops the guest by hand.
@@ -84,8 +88,8 @@ pub struct Guest {
     pub stepped: Option<Thread>,
     /// Addresses are guest-physical (`monitor physical on`).
     pub physical: bool,
-    /// What new breakpoints mean by an address.
-    pub place: PlaceMode,
+    /// What new breakpoints mean by an address, where the user said so.
+    pub place: Option<PlaceMode>,
     /// Where the commands of breakpoints print.
     pub printer: Arc<Printer>,
     /// Our breakpoints.
@@ -104,6 +108,8 @@ pub struct Guest {
     pub last_stop: Option<Vec<u8>>,
     /// How the guest ended, if it did.
     pub exited: Option<u8>,
+    /// What tells that the process ends that is debugged.
+    pub end_watch: EndWatch,
     /// What the service lends to monitor commands.
     pub options: Options,
     /// The files that the client has open.
@@ -113,20 +119,25 @@ pub struct Guest {
 impl Guest {
     /// At the start of a connection: nothing is asked, and the guest goes on.
     pub fn new(target: Arc<Target>, session: Session, options: Options, printer: Arc<Printer>) -> Guest {
+        let inferior: Box<dyn Inferior> = match options.process {
+            Some(pid) => Box::new(Process(pid)),
+            None => Box::new(Machine),
+        };
+        let first = inferior.first();
         Guest {
             target,
             session,
-            inferior: Box::new(Machine),
+            inferior,
             listed: Tasks::default(),
-            selected: Thread::Vcpu(VcpuId(0)),
-            viewed: Thread::Vcpu(VcpuId(0)),
+            selected: first,
+            viewed: first,
             asked: None,
             stopped: VcpuId(0),
             detached: false,
             refusal: None,
             stepped: None,
             physical: false,
-            place: Machine.place(),
+            place: None,
             printer,
             breakpoints: Table::default(),
             other_stops: OtherStops::default(),
@@ -136,6 +147,7 @@ impl Guest {
             document: String::new(),
             last_stop: None,
             exited: None,
+            end_watch: EndWatch::default(),
             options,
             files: Files::default(),
         }
@@ -203,6 +215,11 @@ impl Guest {
         self.inferior.registers(self, thread)
     }
 
+    /// What the address of a new breakpoint means.
+    pub fn place_of_new(&self) -> PlaceMode {
+        self.place.unwrap_or_else(|| self.inferior.place(self))
+    }
+
     /// The bytes from `address` to the first absent page, `length` at most; `None` if there is none.
     pub fn read_memory(&self, address: u64, length: usize) -> Option<Vec<u8>> {
         if length == 0 {
@@ -242,12 +259,22 @@ impl Guest {
 
     /// Lets go: no breakpoint and no hold of this session is left.
     pub fn release(&mut self) {
+        std::mem::take(&mut self.end_watch).disarm(self);
         self.breakpoints.clear(&self.session);
         if self.session.holds()
             && let Err(error) = self.session.resume()
         {
             tracing::warn!(session = %self.session.id(), %error, "the guest can't be resumed");
         }
+    }
+
+    /// Before the guest runs: the end of the process that is debugged is to be noticed.
+    pub fn watch_for_end(&mut self) {
+        let mut watch = std::mem::take(&mut self.end_watch);
+        if let Some(process) = self.inferior.process() {
+            watch.arm(self, process);
+        }
+        self.end_watch = watch;
     }
 
     /// Stops the guest, and says why it is stopped, as a stop reply.
@@ -257,6 +284,11 @@ impl Guest {
         }
         self.detached = false;
         self.hold();
+        if self.inferior.process().is_some() && !self.inferior.has(self, self.inferior.first()) {
+            tracing::info!("the process has ended");
+            self.exited = Some(0);
+            return b"W00".to_vec();
+        }
         match &self.last_stop {
             _ if self.client.lldb => self.stop_info(self.viewed),
             Some(body) => body.clone(),

@@ -4,12 +4,13 @@
 //!  packets, stub ──"which threads? whose registers? whose memory?"──► dyn Inferior
 //!                                                                       │
 //!                                              Machine: vCPUs, and the tasks of a Linux guest
+//!                                              Process: one process of a Linux guest
 //! ```
-//! Everything that depends on it is asked here and nowhere else, so that another inferior (one process of the guest) is
-//! another implementation. Run control isn't among it: a guest runs or stands still as a whole.
+//! Everything that depends on it is asked here and nowhere else. A guest runs or stands still as a whole, whatever is debugged.
 
 use crate::breakpoints::PlaceMode;
 use crate::guest::Guest;
+use crate::process::Process;
 use crate::registers::{RegisterSet, View};
 use crate::tasks::Stopped;
 use crate::thread::Thread;
@@ -20,6 +21,9 @@ use introspect::AddressSpace;
 pub trait Inferior: Send {
     /// Its threads, in the order in which clients number them.
     fn threads(&self, guest: &Guest) -> Vec<Thread>;
+
+    /// The thread that is selected before anything is known of the guest.
+    fn first(&self) -> Thread;
 
     /// Whether it has this thread.
     fn has(&self, guest: &Guest, thread: Thread) -> bool;
@@ -37,7 +41,27 @@ pub trait Inferior: Send {
     fn space(&self, guest: &Guest, thread: Thread) -> AddressSpace;
 
     /// What the address of a new breakpoint means when the user doesn't say.
-    fn place(&self) -> PlaceMode;
+    fn place(&self, guest: &Guest) -> PlaceMode;
+
+    /// What runs when a thread is to.
+    ///
+    /// # Errors
+    /// A sentence that says why nothing does.
+    fn runs(&self, guest: &Guest, thread: Thread) -> Result<Runs, String>;
+
+    /// The process that it is, if it is one.
+    fn process(&self) -> Option<&Process> {
+        None
+    }
+}
+
+/// What runs for a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Runs {
+    /// A vCPU, instruction by instruction.
+    Vcpu(VcpuId),
+    /// The task of this pid, whose instructions are those of user mode.
+    InUserMode(u32),
 }
 
 /// The whole machine: its vCPUs are there always and first, then come the guest's tasks.
@@ -49,6 +73,10 @@ impl Inferior for Machine {
         let tasks = guest.tasks();
         let tasks = tasks.iter().flat_map(|tasks| tasks.pids()).map(Thread::Task);
         vcpus.chain(tasks).collect()
+    }
+
+    fn first(&self) -> Thread {
+        Thread::Vcpu(VcpuId(0))
     }
 
     fn has(&self, guest: &Guest, thread: Thread) -> bool {
@@ -92,7 +120,14 @@ impl Inferior for Machine {
         }
     }
 
-    fn place(&self) -> PlaceMode {
+    fn place(&self, _: &Guest) -> PlaceMode {
         PlaceMode::Virtual
+    }
+
+    fn runs(&self, guest: &Guest, thread: Thread) -> Result<Runs, String> {
+        match guest.vcpu_of(thread) {
+            Ok(vcpu) => Ok(Runs::Vcpu(vcpu)),
+            Err(why) => Err(format!("{why}: it can't be stepped, nor run alone")),
+        }
     }
 }

@@ -67,6 +67,7 @@ mod hex;
 mod inferior;
 mod monitor;
 mod packets;
+mod process;
 mod registers;
 mod resume;
 pub mod server;

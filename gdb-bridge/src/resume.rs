@@ -15,11 +15,22 @@ pub enum Action {
     Range(Range<u64>),
 }
 
+impl Action {
+    fn range(&self) -> Option<Range<u64>> {
+        match self {
+            Action::Range(range) => Some(range.clone()),
+            Action::Continue | Action::Step => None,
+        }
+    }
+}
+
 /// A request as it comes in: actions for single vCPUs, and whether the others stand still.
 #[derive(Clone, Default, Debug)]
 pub struct Actions {
     /// In the order of the request.
     pub single: Vec<(VcpuId, Action)>,
+    /// The same for tasks in user mode, by their pids.
+    pub in_user_mode: Vec<(u32, Action)>,
     /// The vCPUs that weren't named don't run (gdb's `scheduler-locking`).
     pub locked: bool,
 }
@@ -38,6 +49,13 @@ pub enum Plan {
         /// Where it goes on stepping.
         range: Option<Range<u64>>,
     },
+    /// Everything runs until a task has gone on in user mode.
+    InUserMode {
+        /// Its pid.
+        pid: u32,
+        /// Where it goes on stepping.
+        range: Option<Range<u64>>,
+    },
     /// Only these run, the others stand still: done by stepping them in turn.
     Alone {
         /// Which; at least one.
@@ -50,6 +68,16 @@ pub enum Plan {
 impl Actions {
     /// The plan for a domain of `count` vCPUs.
     pub fn plan(&self, count: u32) -> Plan {
+        let in_user_mode = self.in_user_mode.iter();
+        if let Some((pid, action)) = in_user_mode
+            .clone()
+            .find(|(_, action)| *action != Action::Continue)
+        {
+            return Plan::InUserMode {
+                pid: *pid,
+                range: action.range(),
+            };
+        }
         let step = self.single.iter().find(|(_, action)| *action != Action::Continue);
         if let Some((vcpu, action)) = step {
             let others_run = self
@@ -63,12 +91,10 @@ impl Actions {
                 } else {
                     StepMode::Schedule
                 },
-                range: match action {
-                    Action::Range(range) => Some(range.clone()),
-                    _ => None,
-                },
+                range: action.range(),
             };
         }
+        // Tasks can't be kept from running: nothing stands still for them.
         let mut vcpus: Vec<_> = self.single.iter().map(|(vcpu, _)| *vcpu).collect();
         vcpus.sort_unstable();
         vcpus.dedup();
@@ -86,7 +112,11 @@ mod tests {
 
     fn actions(single: &[(u32, Action)], locked: bool) -> Actions {
         let single = single.iter().map(|(v, a)| (VcpuId(*v), a.clone())).collect();
-        Actions { single, locked }
+        Actions {
+            single,
+            locked,
+            ..Actions::default()
+        }
     }
 
     #[test]

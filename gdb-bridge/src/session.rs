@@ -16,11 +16,13 @@
 //! [`GdbSession::work`] while [`GdbSession::is_busy`], and sends what [`GdbSession::take_output`] gives.
 
 mod run;
+mod user_step;
 
 use crate::agent::Printer;
 use crate::framing::{self, Input, Receiver};
 use crate::guest::{Guest, Options};
 use crate::packets::{self, Flow};
+use crate::process::step::Awaited;
 use crate::resume::Plan;
 use crate::stub::{Outcome, Stop, Stub};
 use introspect::{Target, TargetEvent};
@@ -44,6 +46,8 @@ pub struct GdbSession {
     last: Vec<u8>,
     /// What is being carried out while the client waits for a stop reply.
     plan: Option<Plan>,
+    /// Where a thread that is stepped is waited for.
+    awaited: Option<Awaited>,
     /// The last stop was the client's own Ctrl-C.
     interrupted: bool,
     /// A Ctrl-C that came while the guest was stopped, and when.
@@ -90,6 +94,7 @@ impl GdbSession {
             output: Vec::new(),
             last: Vec::new(),
             plan: None,
+            awaited: None,
             interrupted: false,
             late: None,
             overtaken: None,
@@ -128,7 +133,12 @@ impl GdbSession {
 
     /// Whether [`GdbSession::work`] has anything to do.
     pub fn is_busy(&self) -> bool {
-        !self.closed && matches!(self.plan, Some(Plan::Step { .. } | Plan::Alone { .. }))
+        let steps = match self.plan {
+            Some(Plan::Step { .. } | Plan::Alone { .. }) => true,
+            Some(Plan::InUserMode { .. }) => self.awaited.is_none(),
+            Some(Plan::Continue) | None => false,
+        };
+        !self.closed && steps
     }
 
     /// Whether the client waits for the guest to stop.

@@ -95,13 +95,13 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
             guest.breakpoints.choose(address, place);
             return Ok(format!("a breakpoint at {address:#x} is at {}\n", words(place)));
         }
-        (Some(place), None) => guest.place = place,
+        (Some(place), None) => guest.place = Some(place),
         (None, Some(_)) => return Err("what shall the address be?".into()),
         (None, None) => {}
     }
     Ok(format!(
         "addresses of breakpoints that weren't set before are {}\n",
-        words(guest.place)
+        words(guest.place_of_new())
     ))
 }
 

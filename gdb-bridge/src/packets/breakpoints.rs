@@ -22,10 +22,8 @@ pub fn insert(guest: &mut Guest, rest: &[u8]) -> Flow {
             return Flow::error(Code::Refused);
         }
     };
-    match guest
-        .breakpoints
-        .insert(&guest.session, key, guest.place, condition)
-    {
+    let place = guest.place_of_new();
+    match guest.breakpoints.insert(&guest.session, key, place, condition) {
         Ok(()) => Flow::ok(),
         Err(why) => {
             tracing::info!(%why, ?key, "a breakpoint isn't set");

@@ -92,6 +92,11 @@ impl View<'_> {
         })
     }
 
+    /// All that the vCPU has.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
     /// One register, little-endian, appended.
     pub fn put(&self, register: &Register, out: &mut Vec<u8>) {
         let value = match register.slot {

@@ -1,8 +1,11 @@
 //! The registers of a thread, some of which may be unavailable.
 
-use super::{Register, Slot, View};
+use super::{Register, SegmentName, Slot, View};
+use hv_core::regs::seg;
+use introspect::linux::TaskRegisters;
 
 /// A thread's registers.
+#[expect(clippy::large_enum_variant, reason = "one lives for a packet, on the stack")]
 pub enum RegisterSet<'a> {
     /// Those of a vCPU, all of them, which can be written.
     Vcpu(View<'a>),
@@ -40,9 +43,29 @@ impl RegisterSet<'_> {
 pub struct SavedRegisters(Vec<(Slot, u64)>);
 
 impl SavedRegisters {
-    /// Adds one, if its value is known.
-    pub fn know(&mut self, slot: Slot, value: Option<u64>) {
-        self.0.extend(value.map(|value| (slot, value)));
+    /// Adds one.
+    pub fn know(&mut self, slot: Slot, value: u64) {
+        self.0.push((slot, value));
+    }
+
+    /// Adds what the guest's kernel saved.
+    pub fn know_those_of(&mut self, task: &TaskRegisters) {
+        let numbers = 0..task.gpr.len();
+        let general = numbers.map(|number| (Slot::Gpr(number), task.gpr[number]));
+        let of = SegmentName::Data;
+        let others = [
+            (Slot::Rip, Some(task.rip.0)),
+            (Slot::Rflags, task.rflags),
+            (Slot::Selector(of(seg::CS)), task.cs.map(u64::from)),
+            (Slot::Selector(of(seg::SS)), task.ss.map(u64::from)),
+            (Slot::Base(of(seg::FS)), task.fs_base),
+            (Slot::Base(of(seg::GS)), task.gs_base),
+        ];
+        for (slot, value) in general.chain(others) {
+            if let Some(value) = value {
+                self.know(slot, value);
+            }
+        }
     }
 
     /// One, if it is known.

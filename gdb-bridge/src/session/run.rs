@@ -4,6 +4,7 @@
 //! stepped from here, a slice at a time, so that a Ctrl-C in between is seen.
 
 use super::GdbSession;
+use super::user_step::Progress;
 use crate::breakpoints::Kind;
 use crate::guest::{OtherStops, SIGTRAP};
 use crate::hex;
@@ -50,12 +51,7 @@ impl GdbSession {
             return self.stop(Stop::Signal(SIGINT, self.guest.vcpu()));
         }
         match self.plan {
-            Some(Plan::Continue) => {
-                if let Err(error) = self.guest.session.resume() {
-                    self.say(&format!("the guest can't run: {error}\n"));
-                    self.stop(Stop::Signal(SIGTRAP, self.guest.vcpu()));
-                }
-            }
+            Some(Plan::Continue) => self.go_on(),
             _ => {
                 self.guest.hold();
                 self.slice();
@@ -94,6 +90,12 @@ impl GdbSession {
                         (None, None) => Some(Stop::Signal(SIGTRAP, vcpu)),
                     }
                 }
+                Plan::InUserMode { .. } if self.awaited.is_some() => return,
+                Plan::InUserMode { pid, range } => match self.step_in_user_mode(pid, range.as_ref()) {
+                    Progress::Stop(stop) => Some(stop),
+                    Progress::Again => None,
+                    Progress::Waits => return self.say_printed(),
+                },
                 Plan::Alone { vcpus, next } => {
                     let vcpu = vcpus[next % vcpus.len()];
                     let (stepped, stop) = self.step(vcpu, StepMode::Alone);
@@ -114,7 +116,7 @@ impl GdbSession {
     }
 
     /// One step: whether an instruction retired, and why to stop if something else happened.
-    fn step(&mut self, vcpu: VcpuId, mode: StepMode) -> (bool, Option<Stop>) {
+    pub(super) fn step(&mut self, vcpu: VcpuId, mode: StepMode) -> (bool, Option<Stop>) {
         match self.guest.session.step(vcpu, mode) {
             Ok(StepOutcome::Stepped) => (true, None),
             Ok(StepOutcome::Waiting) => (false, None),
@@ -134,7 +136,7 @@ impl GdbSession {
     }
 
     /// After a step in a range: a stop if it left the range, or came to a breakpoint in it.
-    fn leaves(&mut self, vcpu: VcpuId, range: &std::ops::Range<u64>) -> Option<Stop> {
+    pub(super) fn leaves(&mut self, vcpu: VcpuId, range: &std::ops::Range<u64>) -> Option<Stop> {
         match self.guest.domain().registers(vcpu) {
             Ok(registers) if range.contains(&registers.rip) => self.breakpoint_at(vcpu),
             _ => Some(Stop::Signal(SIGTRAP, vcpu)),
@@ -244,8 +246,9 @@ impl GdbSession {
     }
 
     /// Ends the plan with a stop reply.
-    fn stop(&mut self, stop: Stop) {
+    pub(super) fn stop(&mut self, stop: Stop) {
         self.guest.hold();
+        self.await_no_longer();
         self.say_printed();
         self.plan = None;
         if let Some(vcpu) = stop.vcpu() {
@@ -254,8 +257,11 @@ impl GdbSession {
             self.guest.selected = thread;
             self.guest.viewed = thread;
         }
-        if let Stop::Exited(code) = stop {
-            self.guest.exited = Some(code);
+        match stop {
+            Stop::Exited(code) => self.guest.exited = Some(code),
+            // As a shell says it.
+            Stop::Killed(signal) => self.guest.exited = Some(0x80 | signal),
+            _ => {}
         }
         match self.stub.report(&mut self.guest, stop) {
             Some(mut body) => {
@@ -270,7 +276,7 @@ impl GdbSession {
     }
 
     /// Text on the client's console; only while it waits for a stop reply.
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         if self.plan.is_none() {
             return;
         }
@@ -293,13 +299,12 @@ impl GdbSession {
     }
 
     pub(super) fn on_event(&mut self, event: TargetEvent) {
-        let running = self.plan == Some(Plan::Continue);
+        let running = self.plan == Some(Plan::Continue) || self.awaited.is_some();
         match event {
             TargetEvent::Stopped { vcpu, reason, .. } if running => {
                 // Else it is of before the guest was resumed.
                 if self.guest.session.holds() {
-                    let stop = self.reason(vcpu, &reason);
-                    self.stop(stop);
+                    self.stopped(vcpu, &reason);
                 }
             }
             // It happened, but the client's Ctrl-C was answered first: told at the next continue.
@@ -330,6 +335,28 @@ impl GdbSession {
             | TargetEvent::OtherResumed
             | TargetEvent::Console { .. }
             | TargetEvent::VcpuUp(_) => {}
+        }
+    }
+
+    /// The guest stopped by itself.
+    fn stopped(&mut self, vcpu: VcpuId, reason: &StopReason) {
+        let own = match reason {
+            StopReason::Breakpoint { ids, .. }
+                if ids.iter().all(|id| self.guest.breakpoints.kind_of(*id).is_none()) =>
+            {
+                self.at_own_breakpoint(vcpu, ids)
+            }
+            _ => None,
+        };
+        match own {
+            // The next slice goes on.
+            Some(Progress::Again) => {}
+            Some(Progress::Waits) => self.go_on(),
+            Some(Progress::Stop(stop)) => self.stop(stop),
+            None => {
+                let stop = self.reason(vcpu, reason);
+                self.stop(stop);
+            }
         }
     }
 

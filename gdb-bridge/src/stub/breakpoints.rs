@@ -28,8 +28,9 @@ impl Guest {
             address,
             length,
         };
+        let place = self.place_of_new();
         self.breakpoints
-            .insert(&self.session, key, self.place, None)
+            .insert(&self.session, key, place, None)
             .map_err(|why| {
                 tracing::info!(%why, ?key, "a breakpoint isn't set");
                 TargetError::Errno(REFUSED)

@@ -86,8 +86,10 @@ pub enum Stop {
         /// The first accessed byte.
         address: u64,
     },
-    /// The guest is gone.
+    /// The guest is gone, or the process that is debugged.
     Exited(u8),
+    /// The process was ended by a signal.
+    Killed(u8),
 }
 
 impl Stop {
@@ -95,7 +97,7 @@ impl Stop {
     pub fn vcpu(self) -> Option<VcpuId> {
         match self {
             Stop::Signal(_, vcpu) | Stop::Breakpoint { vcpu, .. } | Stop::Watch { vcpu, .. } => Some(vcpu),
-            Stop::Exited(_) => None,
+            Stop::Exited(_) | Stop::Killed(_) => None,
         }
     }
 
@@ -118,6 +120,7 @@ impl Stop {
                 addr: address,
             },
             Stop::Exited(code) => MultiThreadStopReason::Exited(code),
+            Stop::Killed(signal) => MultiThreadStopReason::Terminated(gdbstub::common::Signal(signal)),
         }
     }
 }

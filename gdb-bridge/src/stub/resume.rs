@@ -4,6 +4,7 @@
 
 use super::thread;
 use crate::guest::Guest;
+use crate::inferior::Runs;
 use crate::resume::{Action, Actions};
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::multithread::{
@@ -14,17 +15,22 @@ use gdbstub::target::ext::base::multithread::{
 impl Guest {
     fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
         let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
-        let vcpu = self.vcpu_of(thread).map_err(|why| {
-            let why = format!("{why}: it can't be stepped, nor run alone");
+        let runs = self.inferior.runs(self, thread).inspect_err(|why| {
             self.refusal = Some(why.clone());
-            why
         })?;
         if action != Action::Continue {
             self.asked = Some(thread);
         }
         // The first action that fits a thread counts.
-        if !self.actions.single.iter().any(|(v, _)| *v == vcpu) {
-            self.actions.single.push((vcpu, action));
+        let actions = &mut self.actions;
+        match runs {
+            Runs::Vcpu(vcpu) if !actions.single.iter().any(|(its, _)| *its == vcpu) => {
+                actions.single.push((vcpu, action));
+            }
+            Runs::InUserMode(pid) if !actions.in_user_mode.iter().any(|(its, _)| *its == pid) => {
+                actions.in_user_mode.push((pid, action));
+            }
+            _ => {}
         }
         Ok(())
     }
