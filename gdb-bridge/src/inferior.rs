@@ -125,6 +125,9 @@ impl Inferior for Machine {
     }
 
     fn runs(&self, guest: &Guest, thread: Thread) -> Result<Runs, String> {
-        guest.vcpu_of(thread).map(Runs::Vcpu)
+        match guest.vcpu_of(thread) {
+            Ok(vcpu) => Ok(Runs::Vcpu(vcpu)),
+            Err(why) => Err(format!("{why}: it can't be stepped, nor run alone")),
+        }
     }
 }

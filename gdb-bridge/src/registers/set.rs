@@ -1,8 +1,11 @@
 //! The registers of a thread, some of which may be unavailable.
 
-use super::{Register, Slot, View};
+use super::{Register, SegmentName, Slot, View};
+use hv_core::regs::seg;
+use introspect::linux::TaskRegisters;
 
 /// A thread's registers.
+#[expect(clippy::large_enum_variant, reason = "one lives for a packet, on the stack")]
 pub enum RegisterSet<'a> {
     /// Those of a vCPU, all of them, which can be written.
     Vcpu(Box<View<'a>>),
@@ -39,12 +42,27 @@ impl RegisterSet<'_> {
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct SavedRegisters(Vec<(Slot, u64)>);
 
-impl SavedRegisters {
-    /// Adds one, if its value is known.
-    pub fn know(&mut self, slot: Slot, value: Option<u64>) {
-        self.0.extend(value.map(|value| (slot, value)));
+impl From<&TaskRegisters> for SavedRegisters {
+    fn from(task: &TaskRegisters) -> SavedRegisters {
+        let numbers = 0..task.gpr.len();
+        let general = numbers.map(|number| (Slot::Gpr(number), task.gpr[number]));
+        let of = SegmentName::Data;
+        let others = [
+            (Slot::Rip, Some(task.rip.0)),
+            (Slot::Rflags, task.rflags),
+            (Slot::Selector(of(seg::CS)), task.cs.map(u64::from)),
+            (Slot::Selector(of(seg::SS)), task.ss.map(u64::from)),
+            (Slot::Base(of(seg::FS)), task.fs_base),
+            (Slot::Base(of(seg::GS)), task.gs_base),
+        ];
+        let known = general
+            .chain(others)
+            .filter_map(|(slot, value)| Some((slot, value?)));
+        SavedRegisters(known.collect())
     }
+}
 
+impl SavedRegisters {
     /// One, if it is known.
     pub fn get(&self, slot: Slot) -> Option<u64> {
         let known = self.0.iter().find(|(its, _)| *its == slot);

@@ -15,10 +15,8 @@ use gdbstub::target::ext::base::multithread::{
 impl Guest {
     fn add(&mut self, id: Tid, action: Action) -> Result<(), String> {
         let thread = thread(self, id).ok_or_else(|| format!("there is no thread {id}"))?;
-        let runs = self.inferior.runs(self, thread).map_err(|why| {
-            let why = format!("{why}: it can't be stepped, nor run alone");
+        let runs = self.inferior.runs(self, thread).inspect_err(|why| {
             self.refusal = Some(why.clone());
-            why
         })?;
         if action != Action::Continue {
             self.asked = Some(thread);

@@ -152,12 +152,32 @@ fn vcpus_are_threads_and_a_detach_lets_them_run() {
     let mut service = snapshot.service();
     let session = Lldb::session(
         &service.gdb_address(),
-        &["thread list", "thread select 3", "register read rip", "detach"],
+        &[
+            "thread list",
+            "thread select 3",
+            "register read rip",
+            "thread select 6",
+            "register read rsp rip rax",
+            "detach",
+        ],
     );
     let list = session.answer("thread list");
-    assert_eq!(list.matches("thread #").count(), 4, "{}", session.text());
+    assert_eq!(list.matches("name = 'vCPU ").count(), 4, "{}", session.text());
+    // The guest's tasks come after them.
+    let line = list.lines().find(|line| line.contains("name = 'kthreadd'"));
+    assert!(
+        line.is_some_and(|line| line.contains("tid = 0x03ea")),
+        "{}",
+        session.text()
+    );
     assert!(
         session.answer("register read rip").contains("rip = 0xffffffff"),
+        "{}",
+        session.text()
+    );
+    let task = session.answer("register read rsp rip rax");
+    assert!(
+        task.contains("rip = 0xffffffff") && !task.contains("rax = 0x"),
         "{}",
         session.text()
     );

@@ -31,6 +31,7 @@ fn each_vcpu_is_a_thread() {
     bases.sort_unstable();
     bases.dedup();
     assert_eq!(bases.len(), 4, "each has its own per-CPU data");
+    gdb.run("monitor tasks off");
     let all = gdb.run("thread apply all print $cr3");
     assert_eq!(all.matches(" = ").count(), 4, "{all}");
     gdb.detach();
