@@ -44,7 +44,7 @@ pub use error::Error;
 pub use flattened::is_flattened;
 pub use image::{Absent, Description, Format, Image, Problem};
 pub use open::open;
-pub use output::{NewFile, Sink, Stream};
+pub use output::{NewFile, Sink, Stream, remove_abandoned};
 pub use pages::{PAGE_SIZE, Page, PageRange, Pfn};
 pub use source::{Ignore, Observer, Source, Written};
 

@@ -1,9 +1,11 @@
 //! Where a dump goes: a file that appears when it is complete, or a stream.
 
 use crate::{Error, Result};
+use rustix::fs::{FlockOperation, flock};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What a writer of a format writes to, front to back.
@@ -25,7 +27,8 @@ pub trait Sink: Write {
 }
 
 /// A file in the making. It has another name until [`NewFile::commit`]: whatever happens before, there is no file that
-/// looks complete. Dropped without that, it is removed. Only its owner may read it: it holds a guest's memory.
+/// looks complete. Dropped without that, it is removed; what a process that was killed left behind is for
+/// [`remove_abandoned`]. Only its owner may read it: it holds a guest's memory.
 pub struct NewFile {
     file: tempfile::NamedTempFile,
     path: PathBuf,
@@ -34,6 +37,44 @@ pub struct NewFile {
 
 /// Ends the name of a file that isn't complete.
 pub const PARTIAL: &str = ".partial";
+/// Random characters in such a name.
+const RANDOM: usize = 6;
+/// How often a file is made anew that somebody removes at once.
+const TRIES: u32 = 8;
+
+/// Removes files that processes began in a folder and didn't live to complete: those whose name was to be one that
+/// `is_ours`, and that no process has open as a [`NewFile`], which holds a lock (flock(2)) on it. What was removed.
+///
+/// # Errors
+/// The folder can't be read; a file that can't be removed is left.
+pub fn remove_abandoned(folder: &Path, is_ours: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let ours = name.to_str().and_then(name_to_be).is_some_and(&is_ours);
+        if !ours || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let path = entry.path();
+        let abandoned = File::open(&path).and_then(|file| {
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            std::fs::remove_file(&path)
+        });
+        match abandoned {
+            Ok(()) => removed.push(path),
+            Err(error) => tracing::debug!(path = %path.display(), %error, "an incomplete file stays"),
+        }
+    }
+    Ok(removed)
+}
+
+/// The name that an incomplete file was to have: `x.dmp` of `.x.dmp.A1b2C3.partial`.
+fn name_to_be(name: &str) -> Option<&str> {
+    let (name, random) = name.strip_prefix('.')?.strip_suffix(PARTIAL)?.rsplit_once('.')?;
+    let is_random = random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_random.then_some(name)
+}
 
 impl NewFile {
     /// Begins a file at `path`; `replace` allows that there is one already.
@@ -66,16 +107,25 @@ impl NewFile {
         prefix.push(name);
         prefix.push(".");
         let folder = folder_of(path);
-        let file = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(PARTIAL)
-            .tempfile_in(folder)
-            .map_err(Error::io(format!("creating a file in {}", folder.display())))?;
-        Ok(NewFile {
-            file,
-            path: path.to_owned(),
-            replace,
-        })
+        let failed = || Error::io(format!("creating a file in {}", folder.display()));
+        for _ in 0..TRIES {
+            let file = tempfile::Builder::new()
+                .prefix(&prefix)
+                .suffix(PARTIAL)
+                .tempfile_in(folder)
+                .map_err(failed())?;
+            // Where a file system has no locks, nobody takes one to remove it either.
+            let _ = flock(file.as_file(), FlockOperation::LockExclusive);
+            // Somebody who cleans up may have been faster than the lock.
+            if file.as_file().metadata().map_err(failed())?.nlink() > 0 {
+                return Ok(NewFile {
+                    file,
+                    path: path.to_owned(),
+                    replace,
+                });
+            }
+        }
+        Err(failed()(io::Error::other("each one is removed at once")))
     }
 
     /// Makes all of it durable and gives it its name.
@@ -217,6 +267,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         drop(NewFile::create(&folder.path().join("x"), false).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_being_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut living = NewFile::create(&path("x.dmp"), false).unwrap();
+        for name in [
+            ".x.dmp.A1b2C3.partial",
+            ".y.dmp.A1b2C3.partial",
+            ".x.dmp.partial",
+            "x.txt",
+        ] {
+            std::fs::write(path(name), "PAGE").unwrap();
+        }
+        std::fs::create_dir(path(".x.dmp.D1b2C3.partial")).unwrap();
+        let removed = remove_abandoned(folder.path(), |name| name == "x.dmp").unwrap();
+        assert_eq!(removed, [path(".x.dmp.A1b2C3.partial")]);
+        assert!(path(".y.dmp.A1b2C3.partial").exists() && path(".x.dmp.partial").exists());
+        living.write_all(b"PAGE").unwrap();
+        living.commit().unwrap();
+        assert!(path("x.dmp").exists());
     }
 
     #[test]

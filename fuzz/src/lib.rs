@@ -9,11 +9,14 @@
 //! more than the absence of panics where something cheap can be asserted: that a machine run in pieces is the
 //! machine run at once, that a session that goes leaves no pause behind.
 
+pub mod dumps;
 pub mod input;
 pub mod lab;
+pub mod linux;
 pub mod mutate;
 pub mod patch;
 pub mod random;
+pub mod sample;
 pub mod tapes;
 pub mod targets;
 pub mod worker;

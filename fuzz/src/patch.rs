@@ -33,6 +33,28 @@ impl Patch {
         (self.place as usize / 0x1000) % count.max(1)
     }
 
+    /// As [`Patch::choice`] between the parts of a file, of which the first ones, with headers and tables, are chosen more
+    /// often.
+    pub fn chunk(&self, count: usize) -> usize {
+        self.choice(if self.how & 0xc0 == 0x40 {
+            count.min(4)
+        } else {
+            count
+        })
+    }
+
+    /// A pointer to one of `targets` in place of a word of `page`, in one of four cases; whether it is one.
+    pub fn point(&self, page: &mut [u8], targets: &[u64]) -> bool {
+        if self.how & 0xc0 != 0xc0 || targets.is_empty() || page.len() < 8 {
+            return false;
+        }
+        let at = self.place as usize % (page.len() / 8) * 8;
+        let near = (self.value >> 24 & 0x1ff) * 8;
+        let target = targets[(self.value & 0xff_ffff) as usize % targets.len()].wrapping_add(near);
+        page[at..at + 8].copy_from_slice(&target.to_le_bytes());
+        true
+    }
+
     /// Makes the change. Bytes that are there are better changed than zeros, so most places count only those.
     pub fn apply(&self, bytes: &mut [u8]) {
         if bytes.is_empty() {

@@ -124,6 +124,8 @@ fn export(target: &Target, folder: &Path) -> Outcome<()> {
 /// Runs workers until the time is up; returns how many cases failed.
 fn drive(target: &Target, seed: u64, arguments: &Arguments) -> Outcome<u64> {
     let name = target.name;
+    // A guest that has to boot for them does so here, and its workers find it.
+    drop((target.seeds)());
     let progress_path = std::env::temp_dir().join(format!("kdd-drive-{}-{name}", std::process::id()));
     let progress = File::options()
         .read(true)

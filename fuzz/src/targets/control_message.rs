@@ -4,8 +4,9 @@
 
 use super::Target;
 use crate::lab;
+use kdd::control::caller::Caller;
 use kdd::control::line::LineBuffer;
-use kdd::control::message::{CreateRequest, Guest, ReplyLine, Request, RequestLine};
+use kdd::control::message::{CreateRequest, DumpRequest, Guest, ReplyLine, Request, RequestLine};
 use kdd::serve::{ControlSession, Service};
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
@@ -63,6 +64,10 @@ const LINES: &[&str] = &[
     r#"{"id":17,"request":"translate","domain":"lab","vcpu":0,"address":"0x100000"}"#,
     r#"{"id":18,"request":"create","guest":{"linux":{"kernel":"/k","memory_bytes":2097152,"vcpus":1}},"paused":true}"#,
     r#"{"id":19,"request":"create","guest":{"restore":{"path":"/s"}},"name":"again"}"#,
+    r#"{"id":22,"request":"dump","domain":"lab","path":"/d","force":true}"#,
+    r#"{"id":23,"request":"dump","domain":"lab","path":"/d","force":true,"live":true,"format":"elf","for_gdb":true}"#,
+    r#"{"id":24,"request":"create","guest":{"dump":{"path":"/d"}},"name":"dead"}"#,
+    r#"{"id":25,"request":"watch","domain":"lab","on":["crash","breakpoint=0x100020"],"dump":"/f","keep":2}"#,
     r#"{"id":20,"ok":{"reply":"domains","domains":[]}}"#,
     r#"{"id":21,"error":{"kind":"no-such-domain","what":"a","why":"b","hint":"c"}}"#,
 ];
@@ -81,6 +86,8 @@ struct Bench {
     runtime: Runtime,
     kernel: PathBuf,
     state: PathBuf,
+    dump: PathBuf,
+    folder: PathBuf,
 }
 
 impl Bench {
@@ -98,6 +105,8 @@ impl Bench {
             runtime,
             kernel,
             state: folder.join("state"),
+            dump: folder.join("dump"),
+            folder,
         })
     }
 
@@ -118,6 +127,9 @@ impl Bench {
                 let guest = match create.guest {
                     Guest::Restore { .. } => Guest::Restore {
                         path: self.state.clone(),
+                    },
+                    Guest::Dump { .. } => Guest::Dump {
+                        path: self.dump.clone(),
                     },
                     Guest::Nt(mut nt) => {
                         nt.folder = self.state.clone();
@@ -153,7 +165,16 @@ impl Bench {
                     paused,
                 }
             }
-            Request::Gdb { .. } => return None,
+            Request::Dump(dump) => Request::Dump(Box::new(DumpRequest {
+                path: self.dump.clone(),
+                ..*dump
+            })),
+            Request::Watch(mut watch) => {
+                watch.rule.dump = watch.rule.dump.map(|_| self.folder.clone());
+                watch.rule.exec = None;
+                Request::Watch(watch)
+            }
+            Request::Gdb { .. } | Request::Kd { .. } => return None,
             other => other,
         })
     }
@@ -170,7 +191,7 @@ pub fn run(data: &[u8]) {
         let service = Service::new(bench.runtime.handle().clone());
         let mut session = ControlSession::new(service.clone(), 1);
         if let Some(request) = bench.create(Some("lab".into()), lab::MEMORY, 1) {
-            let _ = session.answer(request);
+            let _ = session.answer(request, &Caller::new().0);
         }
         let mut lines = LineBuffer::new(4096);
         for piece in data.chunks(100) {
@@ -203,6 +224,11 @@ fn answer(bench: &Bench, session: &mut ControlSession, line: &[u8]) {
         Some(&request)
     );
     if let Some(request) = bench.tamed(request.request) {
-        let _ = session.answer(request);
+        let (caller, _updates) = Caller::new();
+        // A watch lasts as long as its client.
+        if matches!(request, Request::Watch(_)) {
+            caller.leave();
+        }
+        let _ = session.answer(request, &caller);
     }
 }

@@ -2,14 +2,17 @@
 
 pub mod agent_expression;
 pub mod control_message;
+pub mod dump;
 pub mod engine;
 pub mod kd_link;
 pub mod kd_session;
+pub mod linux;
 pub mod loader;
 pub mod pdb;
 pub mod pe;
 pub mod rsp_session;
 pub mod saved_state;
+pub mod symbol_file;
 pub mod windows;
 
 /// What a driver needs to know of a target.
@@ -39,4 +42,7 @@ pub const ALL: &[Target] = &[
     pdb::TARGET,
     pe::TARGET,
     windows::TARGET,
+    dump::TARGET,
+    linux::TARGET,
+    symbol_file::TARGET,
 ];

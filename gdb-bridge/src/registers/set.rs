@@ -5,7 +5,6 @@ use hv_core::regs::seg;
 use introspect::linux::TaskRegisters;
 
 /// A thread's registers.
-#[expect(clippy::large_enum_variant, reason = "one lives for a packet, on the stack")]
 pub enum RegisterSet<'a> {
     /// Those of a vCPU, all of them, which can be written.
     Vcpu(Box<View<'a>>),

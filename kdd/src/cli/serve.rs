@@ -40,10 +40,13 @@ pub(super) fn execute(args: Args) -> Result<u8, Failure> {
     let created = requests
         .into_iter()
         .map(|domain| {
-            let managed = service.create(domain.request)?;
+            let paused = domain.request.paused;
+            let managed = service.prepare(domain.request)?;
+            // Before its first instruction.
             for rule in domain.watches {
                 service.watch_always(&managed, rule)?;
             }
+            service.start(&managed, paused)?;
             Ok(managed.summary())
         })
         .collect::<Result<Vec<_>, Failure>>();

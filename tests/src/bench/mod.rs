@@ -17,7 +17,9 @@ mod gdb;
 mod guest;
 mod idle;
 mod kd;
+mod live;
 mod loops;
+mod open;
 mod program;
 mod recognise;
 mod report;
@@ -37,7 +39,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 11] = [
+const ROWS: [(&str, Row); 13] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -48,6 +50,8 @@ const ROWS: [(&str, Row); 11] = [
     ("recognise", recognise::run),
     ("kd", kd::run),
     ("vmcore", vmcore::run),
+    ("live", live::run),
+    ("open", open::run),
     ("attach", attach::run),
 ];
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use symbols::SymbolPath;
 
-const PROFILE: &str = "win10-19041-x64";
+pub(super) const PROFILE: &str = "win10-19041-x64";
 /// Most of the larger one is never touched, and takes no memory of the host.
 const SIZES: [(&str, u64); 2] = [("512 MiB", 512 << 20), ("16 GiB", 16 << 30)];
 const TRIES: u32 = 50;
@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
                 let mut seconds = Vec::new();
                 for _ in 0..TRIES {
                     let start = Instant::now();
-                    modules = recognise(&target, symbols)?;
+                    modules = recognise(Guest::from(&*target), symbols)?;
                     seconds.push(start.elapsed().as_secs_f64());
                 }
                 seconds.sort_by(f64::total_cmp);
@@ -64,8 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Figure>> {
 }
 
 /// From the first call to base, build and modules: how many modules there are.
-fn recognise(target: &Target, symbols: &SymbolPath) -> Result<usize> {
-    let guest = Guest::from(target);
+pub(super) fn recognise(guest: Guest<'_>, symbols: &SymbolPath) -> Result<usize> {
     let windows = Windows::recognise(guest, symbols)?;
     let modules = windows.modules(guest)?;
     ensure!(modules.broken.is_none(), "the list of modules is broken");
@@ -83,7 +82,7 @@ fn recognise(target: &Target, symbols: &SymbolPath) -> Result<usize> {
 }
 
 /// A domain at its prompt, paused.
-fn booted(hypervisor: &Hypervisor, folder: &Path, memory_bytes: u64) -> Result<Arc<Domain>> {
+pub(super) fn booted(hypervisor: &Hypervisor, folder: &Path, memory_bytes: u64) -> Result<Arc<Domain>> {
     let domain = hypervisor.create(DomainConfig {
         name: None,
         machine: MachineConfig {

@@ -51,6 +51,8 @@ pub fn filling(bytes: u32) -> Vec<u8> {
 pub const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0, 0, 0x30, 0, 0xcc];
 /// `cli; hlt`.
 pub const HALT: &[u8] = &[0xfa, 0xf4];
+/// Counts once, then spins.
+pub const COUNT_ONCE: &[u8] = &[0xff, 0x05, 0, 0, 0x20, 0, 0xeb, 0xfe];
 /// Tells pvpanic, then counts.
 pub const PVPANIC: &[u8] = &[0x66, 0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xeb, 0xfe];
 /// The PC's reset port, after a loop.

@@ -662,6 +662,83 @@ fn rules_of_the_configuration_are_followed_for_as_long_as_the_service_lasts() {
 }
 
 #[test]
+fn a_domain_of_the_configuration_is_watched_before_its_first_instruction() {
+    let scratch = tests::Scratch::default();
+    scratch.file("halt", &bare::kernel(bare::COUNT_ONCE));
+    let config = scratch.file(
+        "kdd.toml",
+        b"[[domain]]\nname = 'web'\nkernel = 'halt'\nmemory = '16M'\n\
+          [[domain.watch]]\non = ['breakpoint=0x100020']\nexec = 'cat >> facts'\n",
+    );
+    let _service = Service::serve(&["--config", &text(&config)]);
+    let facts = || fs::read_to_string(scratch.path("facts")).unwrap_or_default();
+    until("the breakpoint at its entry", || facts().lines().count() >= 1);
+    let first: Value = serde_json::from_str(facts().lines().next().unwrap_or_default()).expect("an object");
+    assert_eq!(
+        (&first["rip"], &first["uptime_instructions"]),
+        (&"0x100020".into(), &0.into())
+    );
+}
+
+#[test]
+fn what_a_killed_service_was_writing_is_removed_by_the_next_watch() {
+    let guest = bare::full(700 << 20);
+    let folder = guest.folder("dumps");
+    let rule = ["--on", "breakpoint=0x100038", "--dump", &text(&folder)];
+    let is_partial = |name: &String| name.ends_with(".partial");
+    let mut guest = guest;
+    let _watch = guest.watch(&rule);
+    until("a dump that is being written", || {
+        names(&folder).iter().any(is_partial)
+    });
+    guest.service.kill();
+    let left = names(&folder);
+    assert!(left.len() == 1 && is_partial(&left[0]), "{left:?}");
+    let mine = folder.join(".notes.A1b2C3.partial");
+    fs::write(&mine, "mine").expect("a file");
+    let guest = bare::guest(bare::HALT, "16M");
+    let mut watch = guest.watch(&["--on", "crash", "--dump", &text(&folder)]);
+    watch.armed();
+    assert_eq!(names(&folder), [".notes.A1b2C3.partial"]);
+}
+
+#[test]
+fn an_oops_that_starts_a_crash_kernel_is_caught_before_it_does() {
+    let Some(mut guest) = Guest::linux() else { return };
+    let snapshot = tests::one_vcpu().expect("it is there");
+    let mut watch = guest.watch(&["--on", "oops", "--then", "pause", "--count", "1"]);
+    watch.armed();
+    guest.types(
+        "echo 1 > /proc/sys/kernel/panic_on_oops; grep -w kexec_crash_image /proc/kallsyms; echo status-$?",
+    );
+    guest.shows("status-0");
+    let shown = guest.output.text_from(0);
+    let line = shown
+        .lines()
+        .find(|line| line.ends_with(" kexec_crash_image"))
+        .expect("the variable");
+    let image = line.split_whitespace().next().expect("its address");
+    let mut gdb = Gdb::attached(&guest.service.add_gdb("vm"));
+    // What stands there makes the kernel believe that it has one. It comes to no jump: the watch pauses it before.
+    gdb.run_all(&[&format!("set *(long*)0x{image} = 1")]);
+    let place = snapshot.symbol("__x64_sys_sethostname");
+    gdb.run(&format!("hbreak *{place:#x}"));
+    gdb.begin("continue");
+    guest.types("hostname x");
+    let stop = gdb.end();
+    assert!(stop.contains("Breakpoint 1"), "{stop}");
+    gdb.run_all(&["delete 1", "set $rip = 0"]);
+    gdb.begin("continue");
+    let incident = watch.incident();
+    assert_eq!(incident["cause"], "oops");
+    assert!(
+        detail(&incident).contains("NULL pointer dereference"),
+        "{incident}"
+    );
+    assert_eq!(watch.ended().0, 0);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let guest = bare::guest(bare::HALT, "16M");
     let service = &guest.service;

@@ -1,4 +1,4 @@
-//! The folder that a watch puts dumps into: their names, and which old ones go.
+//! The folder that a watch puts dumps into: their names, which old ones go, and what killed services left there.
 
 use std::fs;
 use std::io;
@@ -58,6 +58,22 @@ pub(super) fn prune(folder: &Path, domain: &str, newest: &Path, limits: Limits) 
         }
     }
     Ok(removed)
+}
+
+/// Removes incomplete dumps, of whatever domain, that services left which didn't live to complete them.
+pub(super) fn clean(folder: &Path) {
+    match dump::remove_abandoned(folder, is_dump) {
+        Ok(removed) => removed
+            .iter()
+            .for_each(|path| tracing::info!(path = %path.display(), "an incomplete dump is removed")),
+        Err(error) => tracing::warn!(folder = %folder.display(), %error, "incomplete dumps stay"),
+    }
+}
+
+/// Whether a file's name is one that [`new_path`] makes for any domain.
+fn is_dump(name: &str) -> bool {
+    name.match_indices('-')
+        .any(|(end, _)| end > 0 && is_of(name, &name[..end]))
 }
 
 /// What a file takes on the disk: dumps have holes.
@@ -126,6 +142,8 @@ mod tests {
         }
         assert!(!is_of("web-notes.dmp", "web"));
         assert!(!is_of("web-20261124T123456Z-panic.txt", "web"));
+        assert!(is_dump(name) && is_dump("my-web-20261124T123456Z-panic-2.dmp"));
+        assert!(!is_dump("-20261124T123456Z-panic.dmp") && !is_dump("web-notes.dmp"));
     }
 
     #[test]

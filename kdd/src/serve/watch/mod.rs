@@ -56,14 +56,16 @@ impl Service {
         Watch::new(self, &managed, &request.rule, &tell, &wanted)?.run(request.count)
     }
 
-    /// Watches a domain by a rule of the configuration, for as long as both last.
+    /// Watches a domain by a rule of the configuration, for as long as both last. What can be waited for by now is, when
+    /// this returns.
     ///
     /// # Errors
-    /// The rule makes no sense.
+    /// The rule makes no sense, or not for this domain.
     pub fn watch_always(self: &Arc<Self>, managed: &Arc<Managed>, rule: WatchRule) -> Result<(), Failure> {
         check(&rule)?;
         let (service, managed) = (self.clone(), managed.clone());
         let name = managed.domain().name();
+        let (sender, armed) = mpsc::channel();
         let run = move || {
             let wanted = || !service.shutdown().is_triggered();
             let tell = |event: WatchEvent| match event {
@@ -81,17 +83,24 @@ impl Service {
                     );
                 }
             };
-            let result =
-                Watch::new(&service, &managed, &rule, &tell, &wanted).and_then(|mut watch| watch.run(None));
-            if let Err(failure) = result {
+            let mut watch = match Watch::new(&service, &managed, &rule, &tell, &wanted) {
+                Ok(watch) => watch,
+                // Whoever started it waits for this.
+                Err(failure) => return drop(sender.send(Err(failure))),
+            };
+            watch.arm();
+            let _ = sender.send(Ok(()));
+            if let Err(failure) = watch.run(None) {
                 tracing::info!("{failure}");
             }
         };
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(run)
-            .map(drop)
-            .map_err(|error| Failure::new("watch", error, "free some threads"))
+            .map_err(|error| Failure::new("watch", error, "free some threads"))?;
+        armed
+            .recv()
+            .unwrap_or_else(|_| Err(Failure::new("watch", "it ended at once", "see the log")))
     }
 }
 
@@ -164,6 +173,9 @@ impl<'a> Watch<'a> {
                 "it never runs",
                 "'kdd dump' and 'kdd info' look at it",
             ));
+        }
+        if let Some(folder) = &rule.dump {
+            folder::clean(folder);
         }
         let (sender, events) = mpsc::sync_channel(MAX_QUEUED);
         let sink = move |event: &TargetEvent| {
@@ -338,7 +350,7 @@ impl<'a> Watch<'a> {
             }
             (Trigger::Panic | Trigger::Oops, Some(Kernel::Linux(linux))) => {
                 let words = match linux.crash(domain) {
-                    Ok(crash) if triggers::is_oops_on_its_way(linux, domain, vcpu, crash.kdump_loaded) => {
+                    Ok(crash) if !triggers::counts(trigger, linux, domain, vcpu, crash.kdump_loaded) => {
                         return None;
                     }
                     Ok(crash) => {

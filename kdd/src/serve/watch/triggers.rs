@@ -4,7 +4,7 @@
 //! |---|---|
 //! | bugcheck | KeBugCheckEx: what called it is still on the stack, and its arguments are there |
 //! | panic | __crash_kexec, which panic() calls whether or not a crash kernel is loaded, once its text is out; else panic |
-//! | oops | oops_exit, behind the text of an oops |
+//! | oops | oops_exit, behind the text of an oops; crash_kexec, if that starts a crash kernel and doesn't return |
 //! | breakpoint | the place itself |
 //!
 //! The breakpoints are the session's private ones: other debuggers see no stop.
@@ -32,21 +32,28 @@ impl Triggers {
             if self.set.iter().any(|(_, set)| set == trigger) {
                 continue;
             }
-            match place(trigger, kernel) {
-                Ok(None) => {}
-                Ok(Some(address)) => {
-                    let breakpoint = Breakpoint {
-                        place: Place::Virtual(address),
-                        kind: BreakpointKind::Execute,
-                        condition: None,
-                    };
-                    match session.insert_private_breakpoint(breakpoint) {
-                        Ok(id) => self.set.push((id, trigger.clone())),
-                        Err(error) => missing.push(Missing::later(error).of(trigger)),
+            let places = places(trigger, kernel).unwrap_or_else(|why| {
+                missing.push(why.of(trigger));
+                Vec::new()
+            });
+            let mut set = Vec::new();
+            for address in places {
+                let breakpoint = Breakpoint {
+                    place: Place::Virtual(address),
+                    kind: BreakpointKind::Execute,
+                    condition: None,
+                };
+                match session.insert_private_breakpoint(breakpoint) {
+                    Ok(id) => set.push((id, trigger.clone())),
+                    Err(error) => {
+                        missing.push(Missing::later(error).of(trigger));
+                        // All of them the next time.
+                        set.drain(..).for_each(|(id, _)| remove(session, id));
+                        break;
                     }
                 }
-                Err(why) => missing.push(why.of(trigger)),
             }
+            self.set.extend(set);
         }
         missing
     }
@@ -55,9 +62,7 @@ impl Triggers {
     /// first instruction.
     pub fn disarm(&mut self, session: &Session) {
         for (id, _) in self.set.extract_if(.., |(_, trigger)| !trigger.is_address()) {
-            if let Err(error) = session.remove_breakpoint(id) {
-                tracing::debug!(%error, "a breakpoint can't be removed");
-            }
+            remove(session, id);
         }
     }
 
@@ -68,20 +73,37 @@ impl Triggers {
     }
 }
 
-/// Whether a stop at __crash_kexec is no panic, but an oops in crash_kexec() that finds no crash kernel. It hands over registers
-/// and goes on; if panic() follows, that comes there again, and has none.
-pub(super) fn is_oops_on_its_way(
+fn remove(session: &Session, id: BreakpointId) {
+    if let Err(error) = session.remove_breakpoint(id) {
+        tracing::debug!(%error, "a breakpoint can't be removed");
+    }
+}
+
+/// Whether a stop at a breakpoint of `panic` or `oops` is one. An oops that is to be a panic goes through crash_kexec(), with its
+/// registers, to __crash_kexec(). With a crash kernel loaded it doesn't come back from there. Without one it goes on: to oops_exit,
+/// and to panic(), which comes to __crash_kexec() again and has no registers.
+pub(super) fn counts(
+    trigger: &Trigger,
     linux: &Linux,
     domain: &dyn Introspect,
     vcpu: VcpuId,
     kdump_loaded: Option<bool>,
 ) -> bool {
-    kdump_loaded == Some(false)
-        && domain.registers(vcpu).is_ok_and(|registers| {
-            linux.symbol("__crash_kexec") == Some(GuestVirtAddr(registers.rip))
-                && registers.gpr[gpr::RDI] != 0
-        })
+    let Ok(registers) = domain.registers(vcpu) else {
+        return true;
+    };
+    let is_at = |name| linux.symbol(name) == Some(GuestVirtAddr(registers.rip));
+    match trigger {
+        Trigger::Oops if is_at(CRASH_KEXEC) => kdump_loaded == Some(true),
+        Trigger::Panic if is_at("__crash_kexec") && kdump_loaded == Some(false) => {
+            registers.gpr[gpr::RDI] == 0
+        }
+        _ => true,
+    }
 }
+
+/// Where oopses go that start a crash kernel.
+const CRASH_KEXEC: &str = "crash_kexec";
 
 /// Why a trigger can't be waited for.
 pub(super) struct Missing {
@@ -111,11 +133,11 @@ impl Missing {
     }
 }
 
-/// Where a trigger's breakpoint is; `None` if it needs none.
-fn place(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Option<GuestVirtAddr>, Missing> {
+/// Where a trigger's breakpoints are; nowhere if it needs none.
+fn places(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Vec<GuestVirtAddr>, Missing> {
     let names: &[&str] = match (trigger, kernel) {
-        (Trigger::Crash | Trigger::Reset | Trigger::ShutDown, _) => return Ok(None),
-        (Trigger::Breakpoint(text), kernel) => return breakpoint(text, kernel).map(Some),
+        (Trigger::Crash | Trigger::Reset | Trigger::ShutDown, _) => return Ok(Vec::new()),
+        (Trigger::Breakpoint(text), kernel) => return Ok(vec![breakpoint(text, kernel)?]),
         (_, None) => return Err(Missing::later(NO_KERNEL)),
         (Trigger::Bugcheck, Some(Kernel::Windows(_))) => &["KeBugCheckEx"],
         (Trigger::Bugcheck, Some(Kernel::Linux(_))) => return Err(Missing::never("the guest is Linux")),
@@ -126,11 +148,13 @@ fn place(trigger: &Trigger, kernel: Option<&Kernel>) -> Result<Option<GuestVirtA
         }
     };
     let kernel = kernel.ok_or_else(|| Missing::later(NO_KERNEL))?;
-    names
+    let place = names
         .iter()
         .find_map(|name| kernel.symbol(name))
-        .map(Some)
-        .ok_or_else(|| Missing::later(format!("the kernel's symbols have no {}", names.join(" or "))))
+        .ok_or_else(|| Missing::later(format!("the kernel's symbols have no {}", names.join(" or "))))?;
+    // A kernel that can't start another has none.
+    let further = kernel.symbol(CRASH_KEXEC).filter(|_| *trigger == Trigger::Oops);
+    Ok([Some(place), further].into_iter().flatten().collect())
 }
 
 const NO_KERNEL: &str = "the guest's kernel is not recognised yet";

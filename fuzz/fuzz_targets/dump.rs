@@ -1,0 +1,5 @@
+//! libFuzzer's entry to [`kdd_fuzz::targets::dump`].
+#![no_main]
+#![allow(unsafe_code)] // the macro's
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kdd_fuzz::targets::dump::run(data));
