@@ -6,6 +6,7 @@
 mod breakpoints;
 mod hostile;
 mod memory;
+mod process;
 mod registers;
 mod sessions;
 mod stepping;
