@@ -75,7 +75,10 @@ fn layouts_are_found_without_types(kind: &Kind) {
         same("signal_struct", "thread_head");
         same("mm_struct", "pgd");
         let tasks = with.tasks(domain).expect("tasks");
-        assert_eq!(without.tasks(&memory), Ok(tasks.clone()));
+        let mut expected = tasks.clone();
+        // Where a task's CPU is written isn't told by its looks.
+        expected.items.iter_mut().for_each(|task| task.cpu = None);
+        assert_eq!(without.tasks(&memory), Ok(expected));
         for task in &tasks.items {
             assert_eq!(
                 without.task_registers(&memory, task),
@@ -86,7 +89,12 @@ fn layouts_are_found_without_types(kind: &Kind) {
         let modules = with.modules(domain).expect("modules").items;
         assert_eq!(modules.len(), kind.modules.len());
         if !modules.is_empty() {
-            assert_eq!(without.modules(&memory).expect("modules").items, modules);
+            let mut expected = modules.clone();
+            // Nor who uses a module.
+            for module in &mut expected {
+                (module.references, module.users) = (None, Vec::new());
+            }
+            assert_eq!(without.modules(&memory).expect("modules").items, expected);
             for module in &modules {
                 assert_eq!(
                     without.module_symbols(&memory, module),
