@@ -387,3 +387,64 @@ fn linux_files() -> Vec<Vec<u8>> {
     }
     files
 }
+
+#[cfg(test)]
+mod undamaged {
+    use super::*;
+    use hv_core::introspect::Introspect;
+    use introspect::linux::Linux;
+
+    /// The formats, undamaged, and which system is recognised in each.
+    fn found() -> Vec<(dump::Format, &'static str)> {
+        let mut found = Vec::new();
+        for (number, sample) in all().iter().enumerate() {
+            let look = |path: &std::path::Path| {
+                let image = dump::open(path).unwrap_or_else(|error| panic!("{number}: {error}"));
+                let format = image.description().format;
+                let domain = dump::DumpDomain::new(DomId(1), "dump".into(), image);
+                let guest = || Guest::from(&domain as &dyn Introspect);
+                let system = match (
+                    Windows::recognise(guest(), &SymbolPath::default()),
+                    Linux::recognise(guest()),
+                ) {
+                    (Ok(_), _) => "Windows",
+                    (_, Ok(_)) => "Linux",
+                    _ => "none",
+                };
+                found.push((format, system));
+            };
+            sample.damaged(&[], None, look).expect("it is ours");
+        }
+        found
+    }
+
+    #[test]
+    fn every_format_is_there_and_opens_undamaged() {
+        use dump::Format::*;
+        let found = found();
+        for format in [
+            WindowsFull,
+            WindowsBitmapFull,
+            WindowsBitmapKernel,
+            WindowsTriage,
+            Elf,
+            Kdump,
+            Lime,
+            Raw,
+        ] {
+            assert!(found.iter().any(|(it, _)| *it == format), "{format}: {found:?}");
+        }
+        assert!(
+            found
+                .iter()
+                .filter(|(it, _)| matches!(it, WindowsFull))
+                .all(|(_, system)| *system == "Windows"),
+            "{found:?}"
+        );
+        if linux::guest().is_some() {
+            for format in [Elf, Kdump] {
+                assert!(found.contains(&(format, "Linux")), "{found:?}");
+            }
+        }
+    }
+}
