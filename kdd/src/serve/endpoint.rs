@@ -80,6 +80,7 @@ impl Service {
                 None => Err("the service is stopping".into()),
             })),
             symbols: self.symbol_files.clone(),
+            process: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod memory;
 mod registers;
 mod sessions;
 mod stepping;
+mod symbols;
 mod threads;
 mod watchpoints;
 
