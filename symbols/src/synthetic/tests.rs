@@ -159,10 +159,11 @@ fn a_modules_sections_begin_at_zero_and_its_frames_at_the_text() {
 
 #[test]
 fn a_module_without_text_or_with_one_that_ends_first_has_no_file() {
+    let (start, end) = (0x2000, 0x1000);
     for parts in [
         vec![],
         vec![(PartKind::Data, 0x1000..0x2000)],
-        vec![(PartKind::Text, 0x2000..0x1000)],
+        vec![(PartKind::Text, start..end)],
         vec![(PartKind::Text, 0x2000..0x2000)],
     ] {
         let module = Module {
