@@ -10,7 +10,11 @@ mod process;
 mod registers;
 mod sessions;
 mod stepping;
+<<<<<<< HEAD
 mod tasks;
+=======
+mod symbols;
+>>>>>>> w-gsym
 mod threads;
 mod watchpoints;
 

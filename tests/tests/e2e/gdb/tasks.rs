@@ -237,12 +237,12 @@ fn memory_is_that_of_the_selected_tasks_process() {
     assert_eq!(places.len(), 2, "{places:?}");
     let mut gdb = Gdb::attached(&service.gdb_address());
     let tasks = listed(&gdb.run("info threads"));
-    let mut seen = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
     for _ in 0..2 {
         for (pid, place) in &places {
             gdb.run(&format!("thread {}", tasks[pid].number));
             let text = gdb.run(&format!("x/s {place} + 6"));
-            seen.extend(["1234", "5678"].iter().filter(|time| text.contains(**time)));
+            seen.extend(["1234", "5678"].into_iter().filter(|time| text.contains(*time)));
             // The kernel's memory is there, too.
             assert!(gdb.run("x/s &linux_banner").contains("Linux version"));
         }
