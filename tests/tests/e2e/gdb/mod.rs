@@ -10,11 +10,8 @@ mod process;
 mod registers;
 mod sessions;
 mod stepping;
-<<<<<<< HEAD
-mod tasks;
-=======
 mod symbols;
->>>>>>> w-gsym
+mod tasks;
 mod threads;
 mod watchpoints;
 
