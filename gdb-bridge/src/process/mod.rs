@@ -25,6 +25,8 @@ use hv_core::regs::seg;
 use introspect::linux::{File, Mapping, Task, TaskRegisters};
 use introspect::{AddressSpace, PagingMode};
 
+/// The most mappings that are looked at for files.
+const MOST_MAPPINGS: usize = 4096;
 /// Page tables of nobody.
 const NO_TABLES: GuestPhysAddr = GuestPhysAddr(!0xfff);
 
@@ -147,7 +149,9 @@ impl Process {
     fn mappings(&self, guest: &Guest) -> Vec<Mapping> {
         let read = |stopped: Stopped| {
             let walk = stopped.tasks.linux.mappings(guest.domain(), stopped.task.mm?);
-            walk.ok().map(|walk| walk.items)
+            let mut mappings = walk.ok()?.items;
+            mappings.truncate(MOST_MAPPINGS);
+            Some(mappings)
         };
         guest.task(self.0).and_then(read).unwrap_or_default()
     }

@@ -12,6 +12,14 @@ struct Counting {
     pid: String,
 }
 
+#[track_caller]
+fn attached_to_process(service: &Service, pid: &str) -> Gdb {
+    let endpoint = service.kdd(&["gdb", "vm", "--process", pid, "--json"]).json();
+    assert_eq!(endpoint["process"].to_string(), pid);
+    let address = endpoint["address"].as_str().expect("an address");
+    Gdb::attached(address.strip_prefix("tcp:").unwrap_or(address))
+}
+
 impl Counting {
     fn new(snapshot: Option<&'static Snapshot>) -> Option<Counting> {
         let snapshot = snapshot.filter(|_| has_tool("gdb"))?;
@@ -19,10 +27,7 @@ impl Counting {
         service.console().command(COUNTER);
         service.console().command(COUNTER);
         let pid = service.console().command("cat /tmp/pid").trim().to_owned();
-        let endpoint = service.kdd(&["gdb", "vm", "--process", &pid, "--json"]).json();
-        assert_eq!(endpoint["process"].to_string(), pid);
-        let address = endpoint["address"].as_str().expect("an address");
-        let gdb = Gdb::attached(address.strip_prefix("tcp:").unwrap_or(address));
+        let gdb = attached_to_process(&service, &pid);
         Some(Counting { service, gdb, pid })
     }
 
@@ -91,11 +96,16 @@ fn the_end_of_a_process_is_told_with_its_status() {
     counting.service.console().types(&line);
     let end = counting.gdb.end();
     assert!(end.contains("Program terminated with signal SIGKILL"), "{end}");
+    let mut service = counting.service;
+    service
+        .console()
+        .command("(sleep 2; exit 7) & echo $! > /tmp/pid");
+    let pid = service.console().command("cat /tmp/pid").trim().to_owned();
+    let mut gdb = attached_to_process(&service, &pid);
+    let end = gdb.resume();
+    assert!(end.contains("exited with code 07"), "{end}");
     // The guest goes on.
-    assert_eq!(
-        counting.service.console().command("echo still here").trim(),
-        "still here"
-    );
+    assert_eq!(service.console().command("echo still here").trim(), "still here");
 }
 
 #[test]

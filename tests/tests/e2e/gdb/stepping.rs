@@ -22,7 +22,7 @@ fn instruction(gdb: &mut Gdb) -> (String, u64) {
     let first = lines.next().unwrap_or_default().to_owned();
     let next = lines
         .next()
-        .and_then(|line| line.trim().strip_prefix("0x")?.split(':').next());
+        .and_then(|line| line.trim().strip_prefix("0x")?.split([':', ' ']).next());
     let next = next.and_then(|digits| u64::from_str_radix(digits, 16).ok());
     (first, next.unwrap_or_else(|| panic!("{text}")))
 }

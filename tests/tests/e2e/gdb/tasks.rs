@@ -118,8 +118,8 @@ fn stacks_of_sleeping_tasks_are_those_of_proc() {
     let mut pid = 0;
     for line in text.lines() {
         if let Some((_, rest)) = line.split_once("(Thread ") {
-            let id = rest.trim_end_matches(':').trim_end_matches(')');
-            pid = id.parse::<u32>().map_or(0, |id| id.saturating_sub(1000));
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            pid = digits.parse::<u32>().map_or(0, |id| id.saturating_sub(1000));
         } else if let Some((_, function)) = line.split_once(" in ") {
             let name = function.split(' ').next().unwrap_or_default();
             stacks.entry(pid).or_default().push(name);
@@ -187,7 +187,7 @@ fn a_running_task_has_its_vcpus_registers_and_is_stepped() {
     gdb.begin("continue");
     service
         .console()
-        .command("cp /bin/busybox /tmp/sh; taskset 4 /tmp/sh -c 'while :; do :; done' &");
+        .command("for one in 4; do taskset $one sh -c 'while :; do :; done' & done");
     service.console().answers();
     gdb.interrupt();
     gdb.end();
@@ -242,7 +242,7 @@ fn memory_is_that_of_the_selected_tasks_process() {
         for (pid, place) in &places {
             gdb.run(&format!("thread {}", tasks[pid].number));
             let text = gdb.run(&format!("x/s {place} + 6"));
-            seen.extend(["1234", "5678"].into_iter().filter(|time| text.contains(*time)));
+            seen.extend(["1234", "5678"].into_iter().filter(|time| text.contains(time)));
             // The kernel's memory is there, too.
             assert!(gdb.run("x/s &linux_banner").contains("Linux version"));
         }
