@@ -106,20 +106,25 @@ wanted() {
     $update || [ ! -s "$1" ]
 }
 
+# kernel_wanted FOLDER: the same for a kernel and its modules.
+kernel_wanted() {
+    wanted "$1/vmlinuz" || [ ! -d "$1/modules" ]
+}
+
 linux=$KDD_CACHE/linux
-if wanted "$linux/vmlinuz" || wanted "$linux/busybox" || { $second && wanted "$KDD_CACHE/linux-second/vmlinuz"; }; then
+if kernel_wanted "$linux" || wanted "$linux/busybox" || { $second && kernel_wanted "$KDD_CACHE/linux-second"; }; then
     if $update || [ -z "$(real_kernel linux-image-cloud-amd64)" ]; then
         refresh_lists
     fi
     kernel=$(real_kernel linux-image-cloud-amd64)
     [ -n "$kernel" ] || die "the package sources of this system have no linux-image-cloud-amd64: is this Debian on amd64?"
-    if wanted "$linux/vmlinuz"; then
+    if kernel_wanted "$linux"; then
         fetch "$kernel" "$linux" vmlinuz '*/boot/vmlinuz-*'
     fi
     if wanted "$linux/busybox"; then
         fetch busybox-static "$linux" busybox '*/bin/busybox'
     fi
-    if $second && wanted "$KDD_CACHE/linux-second/vmlinuz"; then
+    if $second && kernel_wanted "$KDD_CACHE/linux-second"; then
         other=$(other_kernel "$(cut -d ' ' -f 1 "$linux/vmlinuz.package")")
         [ -n "$other" ] || die "the package sources of this system have only one kernel"
         fetch "$other" "$KDD_CACHE/linux-second" vmlinuz '*/boot/vmlinuz-*'

@@ -45,7 +45,7 @@
 //! | `?`, `qC`, `H` with unknown threads, `c` and `s` of the whole machine, `vCont` steps without a thread | it has fixed answers to them or refuses them |
 //! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, lldb's `qThreadStopInfo`, `qMemoryRegionInfo` and `qWatchpointSupportInfo` | it doesn't know them |
 //! | `!`, `R`, `vAttach`, `vKill`, `k` | its extended mode is about processes; ours has one guest, which is never killed |
-//! | `qXfer:exec-file`, `vFile` | its buffer is copied several times, and its errors aren't the protocol's; a symbol file has many megabytes |
+//! | `qXfer:exec-file`, `qXfer:libraries`, `vFile` | its buffer is copied several times, and its errors aren't the protocol's; a symbol file has many megabytes |
 //! | carrying out a resume request | that is always the user's part with gdbstub |
 //!
 //! A packet that makes gdbstub give up costs its state machine, which is made anew with the same thread selected:

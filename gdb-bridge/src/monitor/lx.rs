@@ -13,7 +13,8 @@ pub fn lx(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["cmdline"] => command_line,
         ["version"] => version,
         ["current"] => current,
-        _ => return Err("ps, dmesg, lsmod, cmdline, version or current".into()),
+        ["vmcoreinfo"] => vmcoreinfo,
+        _ => return Err("ps, dmesg, lsmod, cmdline, version, current or vmcoreinfo".into()),
     };
     guest.hold();
     let linux = guest.target.linux().map_err(|error| error.to_string())?;
@@ -55,6 +56,12 @@ fn lsmod(guest: &Guest, linux: &Linux) -> Result<String, String> {
 fn command_line(guest: &Guest, linux: &Linux) -> Result<String, String> {
     let line = linux.command_line(guest.domain());
     Ok(line.ok_or("the kernel has none yet")? + "\n")
+}
+
+/// What the kernel keeps for crash dumps; docs/live_drgn.py asks for it.
+fn vmcoreinfo(_: &Guest, linux: &Linux) -> Result<String, String> {
+    let info = linux.vmcoreinfo().ok_or("the kernel has none yet")?;
+    Ok(String::from_utf8_lossy(info.text()).into_owned())
 }
 
 fn version(_: &Guest, linux: &Linux) -> Result<String, String> {

@@ -58,8 +58,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "lx",
-        arguments: "ps|dmesg|lsmod|cmdline|version|current",
-        help: "of a Linux guest: tasks, log, modules, command line, version, the task that a vCPU runs",
+        arguments: "ps|dmesg|lsmod|cmdline|version|current|vmcoreinfo",
+        help: "of a Linux guest: tasks, log, modules, command line, version, the task that a vCPU runs, VMCOREINFO",
         run: lx::lx,
     },
     Command {

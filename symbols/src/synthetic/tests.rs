@@ -115,6 +115,77 @@ fn section<'a>(file: &'a [u8], name: &str) -> Option<(u64, u64, &'a [u8])> {
 }
 
 #[test]
+fn a_modules_sections_begin_at_zero_and_its_frames_at_the_text() {
+    let (text, data) = (0xffff_ffff_c056_c000, 0xffff_ffff_c056_a000);
+    let symbol = |address, kind, name: &'static str| Symbol {
+        address,
+        kind,
+        name: name.as_bytes(),
+    };
+    let orc = orc(text);
+    let module = Module {
+        parts: vec![
+            (PartKind::Text, text..text + 0x2000),
+            (PartKind::Data, data..data + 0x1000),
+        ],
+        symbols: vec![
+            symbol(text + 0x40, 't', "lo_open"),
+            symbol(data + 0x80, 'd', "loop_ctl_mutex"),
+            symbol(text - 0x10, 'a', "elsewhere"),
+        ],
+        orc: Some(&orc),
+    };
+    let file = module.symbol_file().expect("a file").into_bytes();
+    assert_eq!(number(&file, 0x10, 2), 1, "relocatable");
+    assert_eq!(section(&file, ".text").map(|it| (it.0, it.1)), Some((0, 0x2000)));
+    assert_eq!(section(&file, ".data").map(|it| (it.0, it.1)), Some((0, 0x1000)));
+    let (_, _, table) = section(&file, ".symtab").expect("symbols");
+    let all: Vec<(u64, u64)> = table
+        .chunks(24)
+        .map(|it| (number(it, 6, 2), number(it, 8, 8)))
+        .collect();
+    assert_eq!(all, [(0, 0), (1, 0x40), (2, 0x80), (0xfff1, (-0x10_i64) as u64)]);
+    let (_, _, frames) = section(&file, ".debug_frame").expect("frames");
+    let mut at = 0;
+    let mut starts = Vec::new();
+    while at < frames.len() {
+        if number(frames, at + 4, 4) != u64::from(u32::MAX) {
+            starts.push(number(frames, at + 8, 8));
+        }
+        at += 4 + number(frames, at, 4) as usize;
+    }
+    assert_eq!(starts, [0x40]);
+}
+
+#[test]
+fn a_module_without_text_or_with_one_that_ends_first_has_no_file() {
+    let (start, end) = (0x2000, 0x1000);
+    for parts in [
+        vec![],
+        vec![(PartKind::Data, 0x1000..0x2000)],
+        vec![(PartKind::Text, start..end)],
+        vec![(PartKind::Text, 0x2000..0x2000)],
+    ] {
+        let module = Module {
+            parts,
+            symbols: Vec::new(),
+            orc: None,
+        };
+        assert!(matches!(module.symbol_file(), Err(SyntheticError::Image(_))));
+    }
+    // Parts at the ends of the address space.
+    let module = Module {
+        parts: vec![
+            (PartKind::Text, 0..u64::MAX),
+            (PartKind::Data, u64::MAX - 1..u64::MAX),
+        ],
+        symbols: Vec::new(),
+        orc: None,
+    };
+    assert!(module.symbol_file().is_ok());
+}
+
+#[test]
 fn a_file_moves_to_where_it_would_have_been_made() {
     let here = made_at(BASE);
     let there = made_at(BASE + SLIDE);

@@ -2,6 +2,7 @@
 
 mod boot;
 mod determinism;
+mod drgn;
 mod endings;
 mod gdb;
 mod lldb;

@@ -10,6 +10,7 @@ mod process;
 mod registers;
 mod sessions;
 mod stepping;
+mod symbols;
 mod tasks;
 mod threads;
 mod watchpoints;
