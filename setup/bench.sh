@@ -1,7 +1,7 @@
 #!/bin/bash
 # Measures what docs/performance.md records, each beside its reference. Arguments go to the bench program:
 #
-#   setup/bench.sh [--json] [--once] [boot|dump|step|condition|loops|fork|idle|recognise|kd|attach|vmcore|live|open]...
+#   setup/bench.sh [--json] [--once] [boot|dump|step|condition|loops|fork|idle|recognise|kd|attach|vmcore|live|open|linux]...
 set -euo pipefail
 # shellcheck source=setup/lib.sh
 . "$(dirname "$0")/lib.sh"

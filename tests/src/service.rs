@@ -34,6 +34,17 @@ impl Service {
         Self::start(command)
     }
 
+    /// As [`Service::run`], with symbol files of guests in another folder than those of the tests.
+    #[track_caller]
+    pub fn run_caching(cache: &Path, arguments: &[impl AsRef<OsStr>]) -> Service {
+        let mut command = Command::new(kdd());
+        command
+            .arg("run")
+            .args(["--json", "--name", "vm"])
+            .args(arguments);
+        Self::start_caching(command, cache)
+    }
+
     /// `kdd serve` with these arguments.
     #[track_caller]
     pub fn serve(arguments: &[impl AsRef<OsStr>]) -> Service {
@@ -43,7 +54,12 @@ impl Service {
     }
 
     #[track_caller]
-    fn start(mut command: Command) -> Service {
+    fn start(command: Command) -> Service {
+        Self::start_caching(command, &kept("cache"))
+    }
+
+    #[track_caller]
+    fn start_caching(mut command: Command, cache: &Path) -> Service {
         let scratch = Scratch::default();
         let control = scratch.path("control");
         command
@@ -52,7 +68,7 @@ impl Service {
             // The guests that set-up built, and not others in the folder that the test runs in.
             .env("KDD_CACHE", cache_folder())
             // Symbol files of guests stay out of the user's folder.
-            .env("XDG_CACHE_HOME", kept("cache"))
+            .env("XDG_CACHE_HOME", cache)
             .env_remove("KDD_LOG")
             .env_remove("KDD_CONTROL");
         let process = Process::start(&mut command);

@@ -17,12 +17,14 @@ mod gdb;
 mod guest;
 mod idle;
 mod kd;
+mod linux;
 mod live;
 mod loops;
 mod open;
 mod program;
 mod recognise;
 mod report;
+mod rsp;
 mod step;
 mod usage;
 mod vmcore;
@@ -39,7 +41,7 @@ pub(crate) struct Options {
 type Row = fn(&Options) -> Result<Vec<Figure>>;
 
 /// Every row by its name on the command line.
-const ROWS: [(&str, Row); 13] = [
+const ROWS: [(&str, Row); 14] = [
     ("boot", boot::run),
     ("dump", dump::run),
     ("step", step::run),
@@ -53,6 +55,7 @@ const ROWS: [(&str, Row); 13] = [
     ("live", live::run),
     ("open", open::run),
     ("attach", attach::run),
+    ("linux", linux::run),
 ];
 
 /// Runs the rows that are named, or all.
