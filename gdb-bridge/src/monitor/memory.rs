@@ -74,7 +74,11 @@ pub fn place(guest: &mut Guest, arguments: &[&str]) -> Result<String, String> {
         ["physical"] => Some(PlaceMode::Physical),
         ["address-space"] => {
             let root = match guest.virtual_space() {
-                AddressSpace::Root(mode, root) => mode.root(root.0),
+                // A breakpoint in user mode is met under the tables of user mode.
+                AddressSpace::Root(mode, root) => match guest.linux() {
+                    Some(linux) => linux.user_page_tables(guest.domain(), mode.root(root.0)),
+                    None => mode.root(root.0),
+                },
                 _ => {
                     let registers = guest
                         .domain()

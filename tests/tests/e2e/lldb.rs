@@ -197,16 +197,20 @@ const STACKS: &str =
 /// A task as the guest tells of it: its name and the functions on its stack.
 type Task<'a> = (&'a str, Vec<&'a str>);
 
+/// `[<0>] do_wait+0x114/0x180`.
+fn function(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("[<0>] ")?.split('+').next()
+}
+
 fn tasks_of(answer: &str) -> BTreeMap<u64, Task<'_>> {
-    let of = |part| -> Option<(u64, Task<'_>)> {
-        let (pid, rest): (&str, &str) = str::split_once(part, ' ')?;
+    fn of(part: &str) -> Option<(u64, Task<'_>)> {
+        let (pid, rest) = part.split_once(' ')?;
         let (name, stack) = rest.split_once('\n')?;
-        let function = |line: &'_ str| line.trim().strip_prefix("[<0>] ")?.split('+').next();
         Some((
             pid.parse().ok()?,
             (name.trim(), stack.lines().filter_map(function).collect()),
         ))
-    };
+    }
     answer.split('@').skip(1).filter_map(of).collect()
 }
 
