@@ -5,6 +5,7 @@ use crate::breakpoints::{PlaceMode, Table};
 use crate::files::{Files, Told};
 use crate::hex;
 use crate::inferior::{Inferior, Machine};
+use crate::packets::lldb_threads;
 use crate::process::Process;
 use crate::process::end::EndWatch;
 use crate::registers::{EXPEDITED, RegisterSet, TABLE};
@@ -56,6 +57,10 @@ pub struct Client {
     pub gdb: bool,
     /// It is lldb, whose memory packets mean the vCPU that stopped and not the one whose registers it read last.
     pub lldb: bool,
+    /// It wants all threads in every stop reply.
+    pub lists_threads: bool,
+    /// It takes reasons for errors as lldb does.
+    pub error_strings: bool,
     /// It uses `extended-remote`: a detach leaves the connection open.
     pub extended: bool,
     /// Nothing is acknowledged any more.
@@ -293,7 +298,11 @@ impl Guest {
             return b"W00".to_vec();
         }
         match &self.last_stop {
-            _ if self.client.lldb => self.stop_info(self.viewed),
+            _ if self.client.lldb => {
+                let mut body = self.stop_info(self.viewed);
+                lldb_threads::put_list(self, &mut body);
+                body
+            }
             Some(body) => body.clone(),
             None => self.stop_reply(SIGTRAP, self.selected),
         }

@@ -43,7 +43,7 @@
 //! | conditions and commands of breakpoints | it skips the agent expressions |
 //! | `qSupported` | its list lacks what is done here |
 //! | `?`, `qC`, `H` with unknown threads, `c` and `s` of the whole machine, `vCont` steps without a thread | it has fixed answers to them or refuses them |
-//! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, lldb's `qThreadStopInfo`, `qMemoryRegionInfo` and `qWatchpointSupportInfo` | it doesn't know them |
+//! | `qXfer:threads`, `qSearch:memory`, `qCRC`, QEMU's `PhyMemMode`, `QNonStop`, lldb's `qThreadStopInfo`, `jThreadsInfo`, `QListThreadsInStopReply`, `QEnableErrorStrings`, `qMemoryRegionInfo` and `qWatchpointSupportInfo` | it doesn't know them |
 //! | `!`, `R`, `vAttach`, `vKill`, `k` | its extended mode is about processes; ours has one guest, which is never killed |
 //! | `qXfer:exec-file`, `qXfer:libraries`, `vFile` | its buffer is copied several times, and its errors aren't the protocol's; a symbol file has many megabytes |
 //! | carrying out a resume request | that is always the user's part with gdbstub |

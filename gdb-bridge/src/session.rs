@@ -245,6 +245,12 @@ impl GdbSession {
     fn refuse(&mut self, error: &[u8]) {
         match self.guest.refusal.take() {
             Some(why) if self.guest.client.gdb => self.send(format!("E.{}", printable(&why)).as_bytes()),
+            Some(why) if self.guest.client.error_strings => {
+                let mut answer = error.to_vec();
+                answer.push(b';');
+                crate::hex::encode(&mut answer, why.as_bytes());
+                self.send(&answer);
+            }
             _ => self.send(error),
         }
     }

@@ -66,3 +66,45 @@ fn memory_regions_are_those_of_the_page_tables() {
     );
     assert_eq!(client.ask("qMemoryRegionInfo:x"), "E22");
 }
+
+#[test]
+fn all_threads_are_told_at_once() {
+    let (_toy, target) = domain(2);
+    let mut client = attach(&target);
+    assert!(
+        !client.ask("?").contains("threads:"),
+        "not before it is asked for"
+    );
+    assert_eq!(client.ask("QListThreadsInStopReply"), "OK");
+    let stop = client.ask("?");
+    let first = expedited(&stop, "10");
+    let second = expedited(&client.ask("qThreadStopInfo2"), "10");
+    assert!(
+        stop.ends_with(&format!("threads:1,2;thread-pcs:{first:x},{second:x};")),
+        "{stop}"
+    );
+    let stop = client.ask("vCont;s:2");
+    assert!(stop.contains("name:vCPU 1;threads:1,2;thread-pcs:"), "{stop}");
+    // The session of the tests leaves escapes as they are: `}` is `}]`.
+    let all = client.ask("jThreadsInfo").replace("}]", "}");
+    assert!(
+        all.starts_with("[{\"tid\":1,\"name\":\"vCPU 0\",\"signal\":0,\"registers\":{\"0\":\""),
+        "{all}"
+    );
+    assert!(
+        all.contains(",{\"tid\":2,\"name\":\"vCPU 1\",\"signal\":5,\"registers\":{"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_refusal_has_its_reason_for_whom_asks() {
+    let (_toy, target) = domain(1);
+    let mut client = attach(&target);
+    assert_eq!(client.ask("Hg1"), "OK");
+    // RIP has eight bytes.
+    assert_eq!(client.ask("P10=00"), "E22");
+    assert_eq!(client.ask("QEnableErrorStrings"), "OK");
+    let refusal = client.ask("P10=00");
+    assert!(refusal.starts_with("E22;") && refusal.len() > 10, "{refusal}");
+}

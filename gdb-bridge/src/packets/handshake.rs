@@ -47,6 +47,12 @@ pub fn suffixes(guest: &mut Guest, _: &[u8]) -> Flow {
     Flow::Answer(Vec::new())
 }
 
+/// lldb takes reasons for errors.
+pub fn error_strings(guest: &mut Guest, _: &[u8]) -> Flow {
+    guest.client.error_strings = true;
+    Flow::ok()
+}
+
 /// The empty answer.
 pub fn nothing(_: &mut Guest, _: &[u8]) -> Flow {
     Flow::Answer(Vec::new())

@@ -10,6 +10,7 @@ mod files;
 mod handshake;
 mod libraries;
 mod life;
+pub(crate) mod lldb_threads;
 mod memory;
 mod physical;
 mod region;
@@ -95,6 +96,9 @@ const HANDLERS: &[(&str, Handler)] = &[
     ("qThreadStopInfo", threads::stop_info),
     ("qMemoryRegionInfo:", region::region),
     ("QThreadSuffixSupported", handshake::suffixes),
+    ("QEnableErrorStrings", handshake::error_strings),
+    ("QListThreadsInStopReply", lldb_threads::list_in_stops),
+    ("jThreadsInfo", lldb_threads::all),
     ("qQemu.PhyMemMode", physical::query),
     ("qqemu.PhyMemMode", physical::query),
     ("Qqemu.PhyMemMode:", physical::set),
@@ -128,7 +132,7 @@ fn means_a_process(body: &[u8]) -> bool {
     let one_letter = body
         .first()
         .is_some_and(|letter| b"gGpPmMxXzZcCsST".contains(letter));
-    let others: [&[u8]; 4] = [b"vCont;", b"qC", b"qSearch", b"qThreadExtraInfo"];
+    let others: [&[u8]; 5] = [b"vCont;", b"qC", b"qSearch", b"qThreadExtraInfo", b"jThreadsInfo"];
     one_letter || others.iter().any(|name| body.starts_with(name))
 }
 

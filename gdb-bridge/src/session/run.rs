@@ -8,6 +8,7 @@ use super::user_step::Progress;
 use crate::breakpoints::Kind;
 use crate::guest::{OtherStops, SIGTRAP};
 use crate::hex;
+use crate::packets::lldb_threads;
 use crate::resume::Plan;
 use crate::stub::Stop;
 use crate::threads;
@@ -285,8 +286,11 @@ impl GdbSession {
                 if self.guest.client.lldb && stop.vcpu().is_some() {
                     threads::put_name(&self.guest, self.guest.selected, &mut body);
                 }
+                self.guest.last_stop = Some(body.clone());
+                if stop.vcpu().is_some() {
+                    lldb_threads::put_list(&self.guest, &mut body);
+                }
                 self.send(&body);
-                self.guest.last_stop = Some(body);
             }
             None => tracing::error!(?stop, "gdbstub waits for no stop"),
         }
