@@ -14,6 +14,12 @@ impl Lldb {
     /// Attaches, runs the commands, each to its end, and quits.
     #[track_caller]
     pub fn session(address: &str, commands: &[&str]) -> Lldb {
+        Self::session_after(&[], address, commands)
+    }
+
+    /// As [`Lldb::session`], with commands before it attaches.
+    #[track_caller]
+    pub fn session_after(first: &[&str], address: &str, commands: &[&str]) -> Lldb {
         let mut command = Command::new("sh");
         command.args([
             "-c",
@@ -30,6 +36,7 @@ impl Lldb {
         ];
         for line in settings
             .into_iter()
+            .chain(first.iter().copied())
             .chain([attach.as_str()])
             .chain(commands.iter().copied())
         {

@@ -1,6 +1,7 @@
 //! lldb 14 attaches like gdb.
 
-use tests::{Lldb, four_vcpus, has_tool, one_vcpu};
+use std::collections::BTreeMap;
+use tests::{Gdb, Lldb, four_vcpus, has_tool, one_vcpu};
 
 #[test]
 fn registers_are_read_and_written() {
@@ -186,5 +187,132 @@ fn vcpus_are_threads_and_a_detach_lets_them_run() {
         "{}",
         session.text()
     );
+    service.console().answers();
+}
+
+/// The guest's stacks, one after the other.
+const STACKS: &str =
+    "for p in /proc/[0-9]*; do echo \"@${p##*/} $(cat $p/comm)\"; cat $p/stack; done 2>/dev/null";
+
+/// A task as the guest tells of it: its name and the functions on its stack.
+type Task<'a> = (&'a str, Vec<&'a str>);
+
+fn tasks_of(answer: &str) -> BTreeMap<u64, Task<'_>> {
+    fn function(line: &str) -> Option<&str> {
+        line.trim().strip_prefix("[<0>] ")?.split('+').next()
+    }
+    fn of(part: &str) -> Option<(u64, Task<'_>)> {
+        let (pid, rest) = part.split_once(' ')?;
+        let (name, stack) = rest.split_once('\n')?;
+        Some((
+            pid.parse().ok()?,
+            (name.trim(), stack.lines().filter_map(function).collect()),
+        ))
+    }
+    answer.split('@').skip(1).filter_map(of).collect()
+}
+
+#[test]
+fn tasks_have_their_names_and_stacks_and_their_registers_are_not_written() {
+    let Some(snapshot) = four_vcpus().filter(|_| has_tool("lldb") && has_tool("gdb")) else {
+        return;
+    };
+    let mut service = snapshot.service();
+    service
+        .console()
+        .command("sleep 1000 & (cat /dev/zero | sleep 1000) & sleep 0.5");
+    let answer = service.console().command(STACKS);
+    let guest = tasks_of(&answer);
+    let mut gdb = Gdb::attached(&service.gdb_address());
+    let symbols = gdb.run("monitor symbols");
+    let line = symbols.lines().find(|line| line.contains("target modules add"));
+    let file = line.and_then(|line| line.split("target modules add ").nth(1));
+    let create = format!(
+        "target create {}",
+        file.unwrap_or_else(|| panic!("no file: {symbols}")).trim()
+    );
+    gdb.detach();
+    let log = service.scratch().path("packets");
+    let session = Lldb::session_after(
+        &[
+            &create,
+            &format!("log enable -f {} gdb-remote packets", log.display()),
+        ],
+        &service.gdb_address(),
+        &[
+            "thread list",
+            "thread backtrace all",
+            "thread step-inst",
+            "thread select 6",
+            "register write r12 5",
+            "detach",
+        ],
+    );
+    let list = session.answer("thread list");
+    let id = |line: &str| {
+        let digits = line.split("tid = 0x").nth(1)?.split([',', ' ']).next()?;
+        u64::from_str_radix(digits, 16).ok()?.checked_sub(1000)
+    };
+    let listed: BTreeMap<u64, &str> = list.lines().filter_map(|line| Some((id(line)?, line))).collect();
+    assert!(guest.len() > 50, "{answer}");
+    for (pid, (name, _)) in guest.iter().filter(|(_, (name, _))| !name.starts_with("kworker")) {
+        let Some(line) = listed.get(pid) else {
+            // What asked for the stacks.
+            continue;
+        };
+        assert!(line.contains(&format!("name = '{name}'")), "{pid} {name}: {line}");
+    }
+
+    // A thread's number in lldb's list, and with it the order of the list.
+    let numbers: BTreeMap<&str, u64> = list
+        .lines()
+        .filter_map(|line| Some((line.split_once("thread #")?.1.split_once(':')?.0, id(line)?)))
+        .collect();
+    let mut stacks: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    let mut pid = 0;
+    for line in session.answer("thread backtrace all").lines() {
+        if let Some((_, rest)) = line.split_once("thread #") {
+            pid = rest
+                .split(',')
+                .next()
+                .and_then(|n| numbers.get(n))
+                .copied()
+                .unwrap_or(0);
+        } else if let Some((_, function)) = line.split_once('`') {
+            let name = function.split([' ', '(']).next().unwrap_or_default();
+            stacks.entry(pid).or_default().push(name);
+        }
+    }
+    let (mut compared, mut others) = (0, Vec::new());
+    for (pid, (_, wanted)) in &guest {
+        let Some(frames) = stacks.get(pid).filter(|_| !wanted.is_empty()) else {
+            continue;
+        };
+        compared += 1;
+        if !frames.windows(wanted.len()).any(|part| part == wanted) {
+            others.push(format!("{pid}: {wanted:?} against {frames:?}"));
+        }
+    }
+    // Few have moved on since the guest was asked.
+    assert!(compared > 50 && others.len() <= 3, "of {compared}: {others:#?}");
+
+    assert!(
+        session
+            .answer("register write r12 5")
+            .contains("Failed to write register 'r12'"),
+        "{}",
+        session.text()
+    );
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    // When it attaches it asks for each thread; at the stop after that for all at once.
+    let (attached, stopped) = log.split_once("send packet: $vCont;").unwrap_or_default();
+    assert!(attached.contains("send packet: $qThreadStopInfo"), "{log}");
+    assert!(stopped.contains("send packet: $jThreadsInfo"), "{log}");
+    for other in ["$qThreadStopInfo", "$qfThreadInfo", "$p"] {
+        assert!(
+            !stopped.contains(&format!("send packet: {other}")),
+            "{other}: {log}"
+        );
+    }
     service.console().answers();
 }
