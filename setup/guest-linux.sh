@@ -64,19 +64,22 @@ download() {
     (cd "$2" && apt-get "${apt_options[@]}" download -qq "$1")
 }
 
-# keep_modules ROOT FOLDER: some small modules of an unpacked kernel package that the tests load, uncompressed. A kernel may
-# have one built in.
+# Small modules that the tests load. A kernel may have one built in.
+modules="loop dummy fuse pvpanic pvpanic-mmio"
+
+# keep_modules ROOT FOLDER: those of an unpacked kernel package, uncompressed.
 keep_modules() {
     local name file
     rm -rf "$2"
     mkdir -p "$2"
-    for name in loop dummy fuse; do
+    for name in $modules; do
         file=$(find "$1" -type f \( -name "$name.ko" -o -name "$name.ko.xz" \) | head -n 1)
         case $file in
         *.xz) xz -dc "$file" >"$2/$name.ko" ;;
         ?*) cp "$file" "$2/$name.ko" ;;
         esac
     done
+    echo "$modules" >"$2/names"
 }
 
 # fetch PACKAGE FOLDER NAME PATTERN: the package's file that matches PATTERN, as FOLDER/NAME, with the package's name
@@ -108,7 +111,7 @@ wanted() {
 
 # kernel_wanted FOLDER: the same for a kernel and its modules.
 kernel_wanted() {
-    wanted "$1/vmlinuz" || [ ! -d "$1/modules" ]
+    wanted "$1/vmlinuz" || [ "$(cat "$1/modules/names" 2>/dev/null)" != "$modules" ]
 }
 
 linux=$KDD_CACHE/linux

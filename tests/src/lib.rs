@@ -45,9 +45,9 @@ pub use scratch::Scratch;
 pub use service::Service;
 pub use snapshot::{Snapshot, four_vcpus, one_vcpu};
 pub use tools::{
-    Guest, SECOND_KERNEL, cache_folder, dump_readers_folder, expected_smoke_output, guest, has_dump_readers,
-    has_memprocfs, has_radare2, has_tool, kdd, kept, kernel_debug, memprocfs_folder, modules_archive,
-    radare2_folder,
+    Guest, SECOND_KERNEL, archive_of, cache_folder, dump_readers_folder, expected_smoke_output, guest,
+    has_dump_readers, has_memprocfs, has_radare2, has_tool, kdd, kept, kernel_debug, memprocfs_folder,
+    modules_archive, radare2_folder,
 };
 pub use transcript::Transcript;
 

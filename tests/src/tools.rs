@@ -66,35 +66,42 @@ pub fn guest(kernel: Option<&str>) -> Option<Guest> {
 /// `/root/NAME.ko`. `None`, and it is said, if set-up hasn't fetched them.
 #[track_caller]
 pub fn modules_archive(kernel: &str, names: &[&str]) -> Option<Vec<u8>> {
-    let mut archive = Vec::new();
+    let mut files = Vec::new();
     for name in names {
         let path = cache_folder().join(kernel).join(format!("modules/{name}.ko"));
         match std::fs::read(&path) {
-            Ok(contents) => add_file(&mut archive, &format!("root/{name}.ko"), &contents),
+            Ok(contents) => files.push((format!("root/{name}.ko"), contents)),
             Err(error) => {
-                eprintln!("SKIPPED: {}: {error}", path.display());
+                skip(&format!("{}: {error}: run setup/guest-linux.sh", path.display()));
                 return None;
             }
         }
     }
-    Some(archive)
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, contents)| (name.as_str(), contents.as_slice()))
+        .collect();
+    Some(archive_of(&files))
 }
 
-/// Adds an archive of one file (Documentation/driver-api/early-userspace/buffer-format.rst).
-fn add_file(archive: &mut Vec<u8>, name: &str, contents: &[u8]) {
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    for (name, contents, mode) in [(name, contents, 0o100_644), ("TRAILER!!!", &[], 0)] {
-        archive.extend(b"070701");
-        let fields = [0, mode, 0, 0, 1, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
-        for field in fields {
-            archive.extend(format!("{field:08x}").as_bytes());
+/// An archive of these files, to go behind a guest's initramfs (Documentation/driver-api/early-userspace/buffer-format.rst).
+pub fn archive_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive: Vec<u8> = Vec::new();
+    for &(name, contents) in files {
+        for (name, contents, mode) in [(name, contents, 0o100_644), ("TRAILER!!!", &[][..], 0)] {
+            archive.extend(b"070701");
+            let fields = [0, mode, 0, 0, 1, 0, contents.len(), 0, 0, 0, 0, name.len() + 1, 0];
+            for field in fields {
+                archive.extend(format!("{field:08x}").as_bytes());
+            }
+            archive.extend(name.as_bytes());
+            archive.push(0);
+            archive.resize(archive.len().next_multiple_of(4), 0);
+            archive.extend(contents);
+            archive.resize(archive.len().next_multiple_of(4), 0);
         }
-        archive.extend(name.as_bytes());
-        archive.push(0);
-        archive.resize(archive.len().next_multiple_of(4), 0);
-        archive.extend(contents);
-        archive.resize(archive.len().next_multiple_of(4), 0);
     }
+    archive
 }
 
 /// What the guest's smoke script must print.

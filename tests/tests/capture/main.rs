@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bare;
+mod crash_kernel;
 mod dump;
 mod served;
 mod watch;
@@ -105,7 +106,12 @@ impl Guest {
 
     #[track_caller]
     fn shows(&mut self, text: &str) {
-        match self.output.find(self.at, text, LIMIT) {
+        self.shows_within(text, LIMIT);
+    }
+
+    #[track_caller]
+    fn shows_within(&mut self, text: &str, limit: Duration) {
+        match self.output.find(self.at, text, limit) {
             Ok(end) => self.at = end,
             Err(why) => panic!("console: {why}"),
         }
