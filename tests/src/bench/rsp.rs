@@ -8,6 +8,7 @@ use std::net::TcpStream;
 pub(crate) struct Rsp {
     stream: TcpStream,
     buffer: Vec<u8>,
+    chunk: Vec<u8>,
 }
 
 impl Rsp {
@@ -19,6 +20,7 @@ impl Rsp {
         let mut rsp = Rsp {
             stream,
             buffer: Vec::new(),
+            chunk: vec![0; 1 << 18],
         };
         rsp.stream.write_all(b"+")?;
         rsp.ask("qSupported:swbreak+;hwbreak+;vContSupported+")?;
@@ -34,7 +36,7 @@ impl Rsp {
     pub(crate) fn ask(&mut self, body: &str) -> Result<Vec<u8>> {
         let sum = body.bytes().fold(0_u8, u8::wrapping_add);
         self.stream.write_all(format!("${body}#{sum:02x}").as_bytes())?;
-        let (mut seen, mut chunk) = (0, vec![0; 1 << 18]);
+        let mut seen = 0;
         let end = loop {
             if let Some(at) = memchr(b'#', &self.buffer[seen..])
                 && self.buffer.len() >= seen + at + 3
@@ -43,9 +45,9 @@ impl Rsp {
             }
             // The hash may be there, without its sum.
             seen = self.buffer.len().saturating_sub(3);
-            match self.stream.read(&mut chunk)? {
+            match self.stream.read(&mut self.chunk)? {
                 0 => bail!("the stub closed the connection"),
-                length => self.buffer.extend_from_slice(&chunk[..length]),
+                length => self.buffer.extend_from_slice(&self.chunk[..length]),
             }
         };
         let start = memchr(b'$', &self.buffer[..end]).context("an answer without a beginning")?;
@@ -78,17 +80,18 @@ fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
 /// GDB manual, "Overview": `}` escapes the next byte, `*` repeats the last one.
 fn plain(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
-    let mut bytes = bytes.iter();
-    while let Some(&byte) = bytes.next() {
-        match byte {
-            b'}' => out.extend(bytes.next().map(|b| b ^ 0x20)),
-            b'*' => {
-                let count = bytes.next().map_or(0, |b| b.saturating_sub(29));
-                let last = out.last().copied().unwrap_or(0);
-                out.resize(out.len() + usize::from(count), last);
-            }
-            _ => out.push(byte),
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'}' | b'*')) {
+        out.extend_from_slice(&rest[..at]);
+        let next = rest.get(at + 1).copied().unwrap_or_default();
+        if rest[at] == b'}' {
+            out.push(next ^ 0x20);
+        } else {
+            let last = out.last().copied().unwrap_or(0);
+            out.resize(out.len() + usize::from(next.saturating_sub(29)), last);
         }
+        rest = rest.get(at + 2..).unwrap_or_default();
     }
+    out.extend_from_slice(rest);
     out
 }
