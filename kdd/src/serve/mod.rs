@@ -43,9 +43,14 @@ use hv_core::introspect::Introspect;
 use hv_core::{DomId, Hypervisor, HypervisorError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use symbols::SymbolPath;
 use symbols::synthetic::cache::Cache;
 use tokio::runtime::Handle;
+
+/// How long a service that ends waits for its watches.
+const LAST_WATCHES: Duration = Duration::from_secs(10);
 
 /// Owns everything that a service has.
 pub struct Service {
@@ -55,6 +60,8 @@ pub struct Service {
     runtime: Handle,
     /// Where symbols of guests are looked for.
     symbols: SymbolPath,
+    /// The threads of the configuration's watches.
+    watches: Mutex<Vec<JoinHandle<()>>>,
     /// Where symbol files of Linux guests are kept.
     symbol_files: Option<Arc<Cache>>,
 }
@@ -93,6 +100,7 @@ impl Service {
             shutdown: Shutdown::default(),
             runtime,
             symbols: symbol_path(),
+            watches: Mutex::default(),
             symbol_files: symbol_files(),
         })
     }
@@ -142,12 +150,18 @@ impl Service {
         }
     }
 
-    /// Ends all: no new requests, no endpoints, no domains.
+    /// Ends all: no new requests, no endpoints, no domains. Watches remove what they were writing.
     pub fn stop(&self) {
         self.shutdown.trigger();
         for managed in self.domains() {
             if let Err(failure) = self.destroy(&managed) {
                 tracing::warn!("{failure}");
+            }
+        }
+        let end = Instant::now() + LAST_WATCHES;
+        for watch in std::mem::take(&mut *lock(&self.watches)) {
+            while !watch.is_finished() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(1));
             }
         }
     }

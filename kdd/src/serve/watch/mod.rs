@@ -94,10 +94,11 @@ impl Service {
                 tracing::info!("{failure}");
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("watch".into())
             .spawn(run)
             .map_err(|error| Failure::new("watch", error, "free some threads"))?;
+        lock(&self.watches).push(thread);
         armed
             .recv()
             .unwrap_or_else(|_| Err(Failure::new("watch", "it ended at once", "see the log")))
