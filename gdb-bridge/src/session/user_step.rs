@@ -4,6 +4,7 @@ use super::GdbSession;
 use crate::guest::SIGTRAP;
 use crate::process::end::End;
 use crate::process::step::Whereabouts;
+use crate::resume::Plan;
 use crate::stub::Stop;
 use hv_core::addr::VcpuId;
 use hv_core::introspect::{BreakpointId, StepMode};
@@ -94,9 +95,8 @@ impl GdbSession {
             });
         }
         let again = self.awaited.as_ref().filter(|it| ids.contains(&it.id))?.again;
-        let pid = match &self.plan {
-            Some(crate::resume::Plan::InUserMode { pid, .. }) => *pid,
-            _ => return Some(Progress::Waits),
+        let Some(Plan::InUserMode { pid, range }) = self.plan.clone() else {
+            return Some(Progress::Waits);
         };
         let tasks = self.guest.tasks();
         let current = tasks.as_ref().and_then(|tasks| tasks.current(vcpu));
@@ -105,10 +105,6 @@ impl GdbSession {
             return Some(Progress::Waits);
         }
         self.await_no_longer();
-        let range = match &self.plan {
-            Some(crate::resume::Plan::InUserMode { range, .. }) => range.clone(),
-            _ => None,
-        };
         Some(if again {
             Progress::Again
         } else {

@@ -77,19 +77,7 @@ pub(super) fn execute(args: Args) -> Result<(), Failure> {
     for warning in &report.warnings {
         eprintln!("kdd: warning: {warning}");
     }
-    // Standard output is the dump's.
-    if to_stdout {
-        if args.common.json {
-            let report = serde_json::to_string(&report)
-                .map_err(|error| Failure::new("standard error", error, "leave --json out"))?;
-            eprintln!("{report}");
-        }
-        return Ok(());
-    }
-    if args.common.json {
-        return output::print_json(&report);
-    }
-    output::print(&words(&report))
+    output::print_report(&report, args.common.json, to_stdout, words)
 }
 
 fn words(report: &DumpReport) -> String {

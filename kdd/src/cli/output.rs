@@ -31,6 +31,27 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&line)
 }
 
+/// Tells of a file that was written: in words, or as JSON. Where standard output is the file's, JSON goes to standard error, and nobody reads
+/// words.
+pub(super) fn print_report<T: Serialize>(
+    report: &T,
+    json: bool,
+    to_stdout: bool,
+    words: impl Fn(&T) -> String,
+) -> Result<(), Failure> {
+    match (to_stdout, json) {
+        (true, true) => {
+            let report = serde_json::to_string(report)
+                .map_err(|error| Failure::new("standard error", error, "leave --json out"))?;
+            eprintln!("{report}");
+            Ok(())
+        }
+        (true, false) => Ok(()),
+        (false, true) => print_json(report),
+        (false, false) => print(&words(report)),
+    }
+}
+
 /// Rows in columns, as wide as they have to be; the first row is the heading.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

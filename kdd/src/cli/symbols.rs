@@ -117,19 +117,7 @@ fn write(args: Args, destination: Destination) -> Result<(), Failure> {
         other => return Err(unexpected(&other)),
     };
     copied?;
-    // Standard output is the file's.
-    if to_stdout {
-        if args.common.json {
-            let report = serde_json::to_string(&report)
-                .map_err(|error| Failure::new("standard error", error, "leave --json out"))?;
-            eprintln!("{report}");
-        }
-        return Ok(());
-    }
-    if args.common.json {
-        return output::print_json(&report);
-    }
-    output::print(&words(&report))
+    output::print_report(&report, args.common.json, to_stdout, words)
 }
 
 fn words(report: &SymbolFileReport) -> String {

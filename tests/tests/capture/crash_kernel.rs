@@ -1,6 +1,6 @@
 //! Guests whose crash ends in another kernel (kexec), and the real pvpanic driver.
 
-use super::watch::detail;
+use super::watch::{detail, jump_to_nowhere};
 use super::{Guest, text};
 use std::path::Path;
 use tests::{BOOT_LIMIT, Gdb, archive_of, cache_folder, guest, modules_archive};
@@ -135,7 +135,6 @@ fn the_kernels_own_driver_tells_pvpanic() {
 #[test]
 fn an_oops_that_starts_a_crash_kernel_is_caught_before_it_does() {
     let Some(mut guest) = Guest::linux() else { return };
-    let snapshot = tests::one_vcpu().expect("it is there");
     let mut watch = guest.watch(&["--on", "oops", "--then", "pause", "--count", "1"]);
     watch.armed();
     guest.types(
@@ -151,14 +150,7 @@ fn an_oops_that_starts_a_crash_kernel_is_caught_before_it_does() {
     let mut gdb = Gdb::attached(&guest.service.add_gdb("vm"));
     // What stands there makes the kernel believe that it has one. It comes to no jump: the watch pauses it before.
     gdb.run_all(&[&format!("set *(long*)0x{image} = 1")]);
-    let place = snapshot.symbol("__x64_sys_sethostname");
-    gdb.run(&format!("hbreak *{place:#x}"));
-    gdb.begin("continue");
-    guest.types("hostname x");
-    let stop = gdb.end();
-    assert!(stop.contains("Breakpoint 1"), "{stop}");
-    gdb.run_all(&["delete 1", "set $rip = 0"]);
-    gdb.begin("continue");
+    jump_to_nowhere(&mut guest, &mut gdb, "hostname x");
     let incident = watch.incident();
     assert_eq!(incident["cause"], "oops");
     assert!(

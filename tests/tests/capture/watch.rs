@@ -326,22 +326,28 @@ fn a_kernel_that_panics_at_boot_is_caught_before_anybody_knew_it() {
     assert_eq!(watch.ended().0, 0);
 }
 
-#[test]
-fn an_oops_is_caught_and_the_guest_lives_on_with_gdb_beside() {
-    let Some(mut guest) = Guest::linux() else { return };
+/// The kernel oopses in a line that the shell is given, which sets the host's name: gdb lets that jump to address 0.
+#[track_caller]
+pub(super) fn jump_to_nowhere(guest: &mut Guest, gdb: &mut Gdb, line: &str) {
     let snapshot = tests::one_vcpu().expect("it is there");
-    let folder = guest.folder("dumps");
-    let mut watch = guest.watch(&["--on", "oops,panic", "--dump", &text(&folder)]);
-    watch.armed();
-    let mut gdb = Gdb::attached(&guest.service.add_gdb("vm"));
     let place = snapshot.symbol("__x64_sys_sethostname");
     gdb.run(&format!("hbreak *{place:#x}"));
     gdb.begin("continue");
-    guest.types("hostname x; echo status-$?");
+    guest.types(line);
     let stop = gdb.end();
     assert!(stop.contains("Breakpoint 1"), "{stop}");
     gdb.run_all(&["delete 1", "set $rip = 0"]);
     gdb.begin("continue");
+}
+
+#[test]
+fn an_oops_is_caught_and_the_guest_lives_on_with_gdb_beside() {
+    let Some(mut guest) = Guest::linux() else { return };
+    let folder = guest.folder("dumps");
+    let mut watch = guest.watch(&["--on", "oops,panic", "--dump", &text(&folder)]);
+    watch.armed();
+    let mut gdb = Gdb::attached(&guest.service.add_gdb("vm"));
+    jump_to_nowhere(&mut guest, &mut gdb, "hostname x; echo status-$?");
     let incident = watch.incident();
     assert_eq!(incident["cause"], "oops");
     assert!(
